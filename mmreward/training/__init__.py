@@ -1,0 +1,16 @@
+"""What any training needs and nothing else: loop, settings, checkpoints, log."""
+
+from mmreward.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_weights,
+    load_checkpoint,
+    save_atomic,
+    save_checkpoint,
+)
+from mmreward.training.config import ConfigError, LoopConfig, read_config
+from mmreward.training.log import JsonlLog, Progress, read_log
+from mmreward.training.loop import FitResult, Group, Interrupted, Loss, TrainingError, fit
+
+__all__ = ["Checkpoint", "CheckpointError", "ConfigError", "FitResult", "Group", "Interrupted", "JsonlLog", "LoopConfig", "Loss", "Progress",
+           "TrainingError", "check_weights", "fit", "load_checkpoint", "read_config", "read_log", "save_atomic", "save_checkpoint"]

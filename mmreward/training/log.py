@@ -1,0 +1,89 @@
+"""What a run tells people and programs: a JSONL file with one line per log point, and a progress line with the time left.
+
+On resume the JSONL file is cut back to the checkpoint's step, so that no step appears twice and none is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["JsonlLog", "Progress", "format_seconds", "read_log"]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSONL log; a line cut off by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+class JsonlLog:
+    """Appends one JSON object per call to `write`; non-finite numbers become null."""
+
+    def __init__(self, path: Path, resumed_step: int | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [] if resumed_step is None else [line for line in read_log(path) if line.get("step", 0) <= resumed_step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+        self._stream = path.open("a")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+        self._stream.write(json.dumps(clean) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """A rich progress bar on a terminal; elsewhere a plain line at most every `every` seconds."""
+
+    def __init__(self, title: str, every: float = 20.0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._title, self._every, self._last = title, every, -math.inf
+        self._console = Console(stderr=True)
+        self._bar: Bar | None = None
+        if self._console.is_terminal:
+            self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %  {task.fields[text]}"),
+                            console=self._console, transient=False)
+            self._task = self._bar.add_task(title, total=1.0, text="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, fraction: float, seconds: float, text: str) -> None:
+        """Show that `fraction` of the work is done after `seconds`, with `text` (step, loss …)."""
+        left = f"{format_seconds(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
+        if self._bar:
+            self._bar.update(self._task, completed=fraction, text=f"{text}  {left}")
+        elif time.monotonic() - self._last > self._every:
+            self._last = time.monotonic()
+            self._console.print(f"{self._title}: {fraction:4.0%}  {text}  {left}", highlight=False, soft_wrap=True)
