@@ -1,0 +1,1 @@
+"""The layer that people use: the command line and the pages."""

@@ -1,0 +1,1 @@
+"""The commands of `mmreward`: one command, one file, listed in `app/cli.py`."""

@@ -1,0 +1,97 @@
+"""Rewards: what a reward is, and how one is made from a name, a recipe or a mapping.
+
+A spec is `name`, `name:model` or `name:model?option=value&option=value`; the name of a bundled recipe; the path of a
+YAML file; or a mapping. YAML and mappings combine several rewards (see `mmreward.combine`). A new reward is one file
+in `mmreward/rewards` and one line in `LOADERS`.
+"""
+
+__all__ = ["LOADERS", "RECIPES", "Reward", "load_reward", "unknown"]
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import parse_qsl
+
+from mmreward.edit import Edit
+from mmreward.score import Score
+
+LOADERS: dict[str, str] = {
+    "pixels": "mmreward.rewards.pixels:load",
+    "oracle": "mmreward.rewards.oracle:load",
+    "clip": "mmreward.rewards.clip:load",
+    "vlm": "mmreward.rewards.vlm:load",
+}
+"""Name -> `module:function`, imported when it is asked for. The function is `load(model: str, **options: str) -> Reward`
+and answers an option that it does not know with `unknown`."""
+
+RECIPES: dict[str, Path] = {"recommended": Path(__file__).parent / "rewards" / "recommended.yaml"}
+"""Bundled combinations."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores edits. The class docstring of a reward says what its `overall` is.
+
+    `score` returns one `Score` per edit, in order, and never raises for a bad row: that row's score has a status.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    is_differentiable: bool
+
+    def score(self, edits: Sequence[Edit]) -> list[Score]: ...
+
+
+def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
+    """The reward that `spec` names. Raises ValueError, with the nearest known name, where there is none."""
+    if isinstance(spec, Mapping):
+        from mmreward.combine import from_mapping
+
+        return from_mapping(spec)
+    if isinstance(spec, str | Path):
+        return _from_text(str(spec).strip())
+    if isinstance(spec, Reward):
+        return spec
+    raise ValueError(f"a reward is a name, a YAML path or a mapping, got {type(spec).__name__}")
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not known: says what there is, and suggests the nearest."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(got), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    there_is = f"There is: {', '.join(known)}." if known else "There is none."
+    return ValueError(f"unknown {what} {got!r}.{hint} {there_is}")
+
+
+def _from_text(spec: str) -> Reward:
+    if spec.endswith((".yaml", ".yml")):
+        from mmreward.combine import from_yaml
+
+        return from_yaml(Path(spec))
+    if spec in RECIPES:
+        from mmreward.combine import from_yaml
+
+        return from_yaml(RECIPES[spec])
+    head, _, query = spec.partition("?")
+    name, _, model = head.partition(":")
+    if name not in LOADERS:
+        raise unknown("reward", name, [*LOADERS, *RECIPES])
+    options = _options(query, spec)
+    module, _, function = LOADERS[name].partition(":")
+    return getattr(import_module(module), function)(model, **options)
+
+
+def _options(query: str, spec: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise ValueError(f"options of a reward are written ?name=value&name=value, got {query!r} in {spec!r}") from None
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError(f"an option is given twice in {spec!r}")
+    if bad := [name for name in options if not name.isidentifier()]:
+        raise ValueError(f"{bad[0]!r} in {spec!r} is not the name of an option")
+    return options
