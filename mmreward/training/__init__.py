@@ -10,7 +10,26 @@ from mmreward.training.checkpoint import (
 )
 from mmreward.training.config import ConfigError, LoopConfig, read_config
 from mmreward.training.log import JsonlLog, Progress, read_log
-from mmreward.training.loop import FitResult, Group, Interrupted, Loss, TrainingError, fit
+from mmreward.training.loop import FitResult, Interrupted, Loss, fit
+from mmreward.training.optim import Group, TrainingError
 
-__all__ = ["Checkpoint", "CheckpointError", "ConfigError", "FitResult", "Group", "Interrupted", "JsonlLog", "LoopConfig", "Loss", "Progress",
-           "TrainingError", "check_weights", "fit", "load_checkpoint", "read_config", "read_log", "save_atomic", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigError",
+    "FitResult",
+    "Group",
+    "Interrupted",
+    "JsonlLog",
+    "LoopConfig",
+    "Loss",
+    "Progress",
+    "TrainingError",
+    "check_weights",
+    "fit",
+    "load_checkpoint",
+    "read_config",
+    "read_log",
+    "save_atomic",
+    "save_checkpoint",
+]

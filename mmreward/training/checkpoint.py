@@ -1,9 +1,10 @@
 """Checkpoints that are whole or absent, hold everything, and contain no pickle.
 
-A checkpoint is a folder ``checkpoint-00001234`` of safetensors files and one ``state.json`` with the sizes and SHA-256 of all the
-others. It is filled under another name, flushed to disk, and renamed: a kill between any two writes leaves the previous one in place.
-Older ones are removed only after that. `pack_optimizer` and `random_state` turn what is not a flat table of tensors into one and a
-JSON value, so that a run resumed equals a run never stopped, bit for bit on a CPU.
+A checkpoint is a folder ``checkpoint-00001234`` of safetensors files and one ``state.json`` with the sizes and
+SHA-256 of all the others. It is filled under another name, flushed to disk, and renamed: a kill between any two
+writes leaves the previous one in place. Older ones are removed only after that. `pack_optimizer` and `random_state`
+turn what is not a flat table of tensors into one and a JSON value, so that a run resumed equals a run never stopped,
+bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -21,8 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Checkpoint", "CheckpointError", "check_weights", "latest_checkpoint", "load_checkpoint", "pack_optimizer", "random_state",
-           "restore_random_state", "save_atomic", "save_checkpoint", "unpack_optimizer"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "check_weights",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "pack_optimizer",
+    "random_state",
+    "restore_random_state",
+    "save_atomic",
+    "save_checkpoint",
+    "unpack_optimizer",
+]
 
 _PREFIX = "checkpoint-"
 Tensors = dict[str, torch.Tensor]
@@ -51,7 +63,9 @@ def _sync(path: Path) -> None:
 
 
 def save_atomic(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a temporary folder beside `folder`, flush it, and rename it to `folder`; an older `folder` goes only then."""
+    """Let `write` fill a temporary folder beside `folder`, flush it, and rename it to `folder`; an older `folder` goes
+    only then.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
@@ -89,7 +103,7 @@ def _digest(path: Path) -> str:
 
 
 def _steps(folder: Path) -> list[int]:
-    names = [path.name[len(_PREFIX):] for path in Path(folder).glob(_PREFIX + "*")]
+    names = [path.name[len(_PREFIX) :] for path in Path(folder).glob(_PREFIX + "*")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -99,8 +113,12 @@ def latest_checkpoint(folder: Path) -> int | None:
     return steps[-1] if steps else None
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write checkpoint `step` into `folder` whole or not at all, then remove the older ones; an existing one is never replaced."""
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write checkpoint `step` into `folder` whole or not at all, then remove the older ones; an existing one is never
+    replaced.
+    """
     from safetensors.torch import save_file
 
     def write(partial: Path) -> None:
@@ -122,7 +140,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Mapping[str, 
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of `folder`, checked file by file; None when there is none; `CheckpointError` when it is damaged."""
+    """The newest checkpoint of `folder`, checked file by file; None when there is none; `CheckpointError` when it is
+    damaged.
+    """
     from safetensors.torch import load_file
 
     step = latest_checkpoint(folder)
@@ -134,29 +154,40 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         record = json.loads((path / "state.json").read_text())
         files, state = record["files"], record["state"]
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint file {path / 'state.json'} is missing or damaged ({error}). {mend}") from None
+        raise CheckpointError(
+            f"checkpoint file {path / 'state.json'} is missing or damaged ({error}). {mend}"
+        ) from None
     tensors: dict[str, Tensors] = {}
     for name, expected in files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != expected["bytes"] or _digest(file) != expected["sha256"]:
             found = "it is missing" if size is None else f"it has {size} bytes"
-            raise CheckpointError(f"checkpoint file {file} is damaged: {expected['bytes']} bytes with SHA-256 "
-                                  f"{expected['sha256'][:12]}… were written, {found}. {mend}")
+            raise CheckpointError(
+                f"checkpoint file {file} is damaged: {expected['bytes']} bytes with SHA-256 "
+                f"{expected['sha256'][:12]}… were written, {found}. {mend}"
+            )
         tensors[Path(name).stem] = load_file(file)
     return Checkpoint(path, int(record["step"]), tensors, state)
 
 
 def check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: Path) -> None:
-    """Raise `CheckpointError` unless both tables have the same names and shapes: a checkpoint of another model is refused."""
+    """Raise `CheckpointError` unless both tables have the same names and shapes: a checkpoint of another model is
+    refused.
+    """
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not in this model" for name in found if name not in expected]
-    problems += [f"{name} has shape {tuple(found[name].shape)}, this model {tuple(value.shape)}"
-                 for name, value in expected.items() if name in found and found[name].shape != value.shape]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, this model {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
     if problems:
-        raise CheckpointError(f"{where} is a checkpoint of another model: {problems[0]}"
-                              + (f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else "")
-                              + ". Use the recipe it was made with, or another output folder.")
+        raise CheckpointError(
+            f"{where} is a checkpoint of another model: {problems[0]}"
+            + (f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else "")
+            + ". Use the recipe it was made with, or another output folder."
+        )
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
@@ -173,14 +204,18 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str,
     return tensors, {"scalars": scalars, "param_groups": full["param_groups"]}
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], packed: Mapping[str, Any]) -> None:
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], packed: Mapping[str, Any]
+) -> None:
     """Put back what `pack_optimizer` took."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *packed["scalars"].items()]:
         index, name = key.split("/", 1)
         state.setdefault(int(index), {})[name] = value
-    groups = [{key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
-              for group in packed["param_groups"]]
+    groups = [
+        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+        for group in packed["param_groups"]
+    ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -1,7 +1,8 @@
 """Settings of a training run, and reading them from a recipe with errors a person can act on.
 
-`LoopConfig` is all that the loop knows. A recipe's own settings are other pydantic models (``extra="forbid"``) that hold one;
-`read_config` builds any of them and turns pydantic's complaints into one message that names each key and the nearest known one.
+`LoopConfig` is all that the loop knows. A recipe's own settings are other pydantic models (``extra="forbid"``) that
+hold one; `read_config` builds any of them and turns pydantic's complaints into one message that names each key and
+the nearest known one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class ConfigError(ValueError):
 
 
 class LoopConfig(BaseModel, extra="forbid", frozen=True):
-    """How long, how fast and how safely to train. `minutes`, where given, replaces `steps` as the length (and for the decay)."""
+    """How long, how fast and how safely to train. `minutes`, where given, replaces `steps` as the length (and for the
+    decay).
+    """
 
     steps: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)

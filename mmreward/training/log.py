@@ -1,4 +1,5 @@
-"""What a run tells people and programs: a JSONL file with one line per log point, and a progress line with the time left.
+"""What a run tells people and programs: a JSONL file with one line per log point, and a progress line with the time
+left.
 
 On resume the JSONL file is cut back to the checkpoint's step, so that no step appears twice and none is missing.
 """
@@ -39,7 +40,10 @@ class JsonlLog:
         self._stream = path.open("a")
 
     def write(self, entry: dict[str, Any]) -> None:
-        clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()
+        }
         self._stream.write(json.dumps(clean) + "\n")
         self._stream.flush()
 
@@ -66,8 +70,13 @@ class Progress:
         self._console = Console(stderr=True)
         self._bar: Bar | None = None
         if self._console.is_terminal:
-            self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %  {task.fields[text]}"),
-                            console=self._console, transient=False)
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %  {task.fields[text]}"),
+                console=self._console,
+                transient=False,
+            )
             self._task = self._bar.add_task(title, total=1.0, text="")
 
     def __enter__(self) -> Progress:
@@ -75,7 +84,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 

@@ -1,10 +1,9 @@
 """One training loop: it knows a module, batches and a loss, and nothing of judges, editors or rewards.
 
-AdamW, or Muon for hidden matrices with AdamW for the rest (K. Jordan 2024; torch.optim.Muon); linear warm-up, then cosine decay by
-steps or by minutes; EMA of the weights with the usual early warm-up min(decay, (1 + step) / (10 + step)); bf16 autocast; gradient
-clipping; steps with a non-finite loss or gradient are skipped and counted, and too many in a row stop the run.
-`batch_at(step)` must depend on the step alone (use its own seeded generator, not torch's global one: it runs in another thread, one
-step ahead). Then a run that was stopped and resumed ends with the same bytes as one that was not.
+Learning rates fall by steps or by minutes; bf16 autocast; gradient clipping; steps with a non-finite loss or gradient
+are skipped and counted, and too many in a row stop the run. `batch_at(step)` must depend on the step alone (use its
+own seeded generator, not torch's global one: it runs in another thread, one step ahead). Then a run that was stopped
+and resumed ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,30 +26,26 @@ from mmreward.training.checkpoint import (
     check_weights,
     latest_checkpoint,
     load_checkpoint,
-    pack_optimizer,
     random_state,
     restore_random_state,
     save_checkpoint,
-    unpack_optimizer,
 )
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
+from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
 
-__all__ = ["Ema", "FitResult", "Group", "Interrupted", "Loss", "Optimizers", "TrainingError", "autocast", "default_groups", "fit", "move",
-           "refuse_to_overwrite", "stop_signal"]
+__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move", "refuse_to_overwrite", "stop_signal"]
 
 _MAX_SKIPPED_IN_A_ROW = 20
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
 
 
 class Interrupted(Exception):
     """Training was stopped by a signal after a checkpoint was written to `folder` at `step`."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step}; checkpoint written to {folder}. Run the same command with --resume to go on.")
+        super().__init__(
+            f"stopped at step {step}; checkpoint written to {folder}. Run the same command with --resume to go on."
+        )
         self.folder, self.step = folder, step
 
 
@@ -63,93 +58,12 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Parameters that share an optimiser, a factor on its learning rate and a weight decay (None = the configuration's)."""
-
-    parameters: Sequence[nn.Parameter]
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-
-
-@dataclass(frozen=True)
 class FitResult:
     """How far training came; `ema_state` is a full state dict with averaged weights, or None without EMA."""
 
     steps: int
     seconds: float
     ema_state: dict[str, Tensor] | None
-
-
-def default_groups(module: nn.Module, config: LoopConfig) -> list[Group]:
-    """AdamW for all; with ``optimizer: muon``, Muon for the weights of Linear layers that are no head and AdamW for the rest."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    if config.optimizer == "adamw":
-        return [Group(trainable)]
-    hidden = {id(layer.weight) for name, layer in module.named_modules()
-              if isinstance(layer, nn.Linear) and "head" not in name.rsplit(".", 1)[-1] and min(layer.weight.shape) > 1}
-    embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
-    hidden -= embeddings
-    return [Group([p for p in trainable if id(p) in hidden], "muon"), Group([p for p in trainable if id(p) not in hidden])]
-
-
-class Optimizers:
-    """The optimisers of a run behind one interface: set the learning rate, step, save, restore."""
-
-    def __init__(self, groups: Sequence[Group], config: LoopConfig) -> None:
-        self._all: dict[str, torch.optim.Optimizer] = {}
-        for kind, base in (("adamw", config.lr), ("muon", config.muon_lr)):
-            chosen = [{"params": list(g.parameters), "base_lr": base * g.lr_scale, "lr": base * g.lr_scale,
-                       "weight_decay": config.weight_decay if g.weight_decay is None else g.weight_decay}
-                      for g in groups if g.optimizer == kind and len(g.parameters)]
-            if chosen and kind == "adamw":
-                self._all[kind] = torch.optim.AdamW(chosen, lr=base, weight_decay=config.weight_decay)
-            elif chosen:
-                self._all[kind] = torch.optim.Muon(chosen, lr=base, weight_decay=config.weight_decay)
-        if not self._all:
-            raise TrainingError("nothing to train: no parameter requires a gradient")
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [p for optimizer in self._all.values() for group in optimizer.param_groups for p in group["params"]]
-
-    def step(self, lr_factor: float) -> None:
-        for optimizer in self._all.values():
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * lr_factor
-            optimizer.step()
-        self.zero_grad()
-
-    def zero_grad(self) -> None:
-        for optimizer in self._all.values():
-            optimizer.zero_grad(set_to_none=True)
-
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        packed = {kind: pack_optimizer(optimizer) for kind, optimizer in self._all.items()}
-        return ({f"optimizer_{kind}": tensors for kind, (tensors, _) in packed.items()},
-                {kind: state for kind, (_, state) in packed.items()})
-
-    def unpack(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        for kind, optimizer in self._all.items():
-            unpack_optimizer(optimizer, tensors[f"optimizer_{kind}"], state[kind])
-
-
-class Ema:
-    """A float32 moving average of the trainable parameters of a module."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {name: p.detach().float().clone() for name, p in module.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        current = dict(module.named_parameters())
-        torch._foreach_lerp_(list(self.values.values()), [current[name].detach().float() for name in self.values], weight)
-
-    def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """The module's full state dict with the averages in place of the trainable parameters."""
-        return {name: self.values[name].to(value.dtype) if name in self.values else value.detach().clone()
-                for name, value in module.state_dict().items()}
 
 
 def move(batch: Any, device: torch.device) -> Any:
@@ -197,28 +111,36 @@ def refuse_to_overwrite(folder: Path, resume: bool) -> None:
     """Without `resume`, a folder that already holds a checkpoint is not touched."""
     step = latest_checkpoint(folder)
     if step is not None and not resume:
-        raise TrainingError(f"{folder} already holds a checkpoint of step {step}: add --resume to go on from it, or choose another --out")
+        raise TrainingError(
+            f"{folder} already holds a checkpoint of step {step}: add --resume to go on from it, "
+            "or choose another --out"
+        )
 
 
-def _lr_factor(config: LoopConfig, step: int, fraction: float) -> float:
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    return warm * (0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))) if config.decay == "cosine" else 1.0)
+def fit(
+    module: nn.Module,
+    batch_at: Callable[[int], Any],
+    loss: Callable[[nn.Module, Any], Loss],
+    config: LoopConfig,
+    folder: Path,
+    *,
+    resume: bool = True,
+    parameter_groups: Sequence[Group] | None = None,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+    title: str = "training",
+) -> FitResult:
+    """Train `module` in place. Checkpoints and ``log.jsonl`` go to `folder`; a checkpoint there is continued when
+    `resume` is true.
 
-
-def fit(module: nn.Module, batch_at: Callable[[int], Any], loss: Callable[[nn.Module, Any], Loss], config: LoopConfig, folder: Path, *,
-        resume: bool = True, parameter_groups: Sequence[Group] | None = None,
-        on_log: Callable[[dict[str, Any]], None] | None = None, title: str = "training") -> FitResult:
-    """Train `module` in place. Checkpoints and ``log.jsonl`` go to `folder`; a checkpoint there is continued when `resume` is true.
-
-    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), `TrainingError` when the loss stays non-finite or when `folder`
-    holds a checkpoint and `resume` is false. `on_log` gets each log entry.
+    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), `TrainingError` when the loss stays non-finite
+    or when `folder` holds a checkpoint and `resume` is false. `on_log` gets each log entry.
     """
     folder = Path(folder)
     refuse_to_overwrite(folder, resume)
     device = next(module.parameters()).device
     optimizers = Optimizers(parameter_groups or default_groups(module, config), config)
     ema = Ema(module, config.ema) if config.ema else None
-    step, seconds, skipped, skipped_in_a_row = 0, 0.0, 0, 0
+    step, seconds, skipped, skipped_in_a_row, saved_step = 0, 0.0, 0, 0, -1
     torch.manual_seed(config.seed)
 
     found = load_checkpoint(folder)
@@ -229,7 +151,8 @@ def fit(module: nn.Module, batch_at: Callable[[int], Any], loss: Callable[[nn.Mo
         if ema:
             ema.values = move(found.tensors["ema"], device)
         restore_random_state(found.tensors["random"], found.state["random"])
-        step, seconds, skipped = found.step, found.state["seconds"], found.state["skipped"]
+        step = saved_step = found.step
+        seconds, skipped = found.state["seconds"], found.state["skipped"]
 
     def save() -> None:
         nonlocal saved_step
@@ -237,9 +160,26 @@ def fit(module: nn.Module, batch_at: Callable[[int], Any], loss: Callable[[nn.Mo
             return
         tensors, state = optimizers.pack()
         random_tensors, random_values = random_state()
-        tables = {"weights": module.state_dict(), "random": random_tensors, **tensors, **({"ema": ema.values} if ema else {})}
-        save_checkpoint(folder, step, tables, {"optimizers": state, "random": random_values, "seconds": seconds, "skipped": skipped,
-                                               "sums": sums, "counted": counted, "config": config.model_dump()})
+        tables = {
+            "weights": module.state_dict(),
+            "random": random_tensors,
+            **tensors,
+            **({"ema": ema.values} if ema else {}),
+        }
+        save_checkpoint(
+            folder,
+            step,
+            tables,
+            {
+                "optimizers": state,
+                "random": random_values,
+                "seconds": seconds,
+                "skipped": skipped,
+                "sums": sums,
+                "counted": counted,
+                "config": config.model_dump(),
+            },
+        )
         saved_step = step
 
     def fraction_done() -> float:
@@ -248,7 +188,7 @@ def fit(module: nn.Module, batch_at: Callable[[int], Any], loss: Callable[[nn.Mo
     log = JsonlLog(folder / "log.jsonl", found.step if found else None)
     sums: dict[str, float] = found.state["sums"] if found else {}
     counted = found.state["counted"] if found else 0
-    saved_step, clock = step if found else -1, time.monotonic()
+    clock = time.monotonic()
     saved_at, shown_at = clock, seconds
     module.train()
     try:
@@ -262,25 +202,36 @@ def fit(module: nn.Module, batch_at: Callable[[int], Any], loss: Callable[[nn.Mo
                 result.total.backward()
                 norm = float(torch.nn.utils.clip_grad_norm_(optimizers.parameters(), config.clip_norm))
                 if math.isfinite(norm) and bool(torch.isfinite(result.total)):
-                    optimizers.step(_lr_factor(config, step, fraction_done()))
+                    optimizers.step(lr_factor(config, step, fraction_done()))
                     if ema:
                         ema.update(module, step)
                     skipped_in_a_row = 0
-                    for name, value in {"loss": float(result.total.detach()), "grad_norm": norm, **result.parts}.items():
+                    for name, value in {
+                        "loss": float(result.total.detach()),
+                        "grad_norm": norm,
+                        **result.parts,
+                    }.items():
                         sums[name] = sums.get(name, 0.0) + float(value)
                     counted += 1
                 else:
                     optimizers.zero_grad()
                     skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
                     if skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
-                        raise TrainingError(f"{_MAX_SKIPPED_IN_A_ROW} steps in a row had a non-finite loss or gradient (the last is "
-                                            f"step {step}). Lower lr, or set autocast: no. The last good checkpoint is kept in {folder}.")
+                        raise TrainingError(
+                            f"{_MAX_SKIPPED_IN_A_ROW} steps in a row had a non-finite loss or gradient "
+                            f"(the last: step {step}). "
+                            f"Lower lr, or set autocast: no. The last good checkpoint is kept in {folder}."
+                        )
                 step += 1
                 now = time.monotonic()
                 seconds, clock = seconds + now - clock, now
                 if step % config.log_every == 0 or fraction_done() >= 1:
-                    entry: dict[str, Any] = {"step": step, "seconds": round(seconds, 2), "skipped": skipped,
-                                             **{name: value / max(counted, 1) for name, value in sums.items()}}
+                    entry: dict[str, Any] = {
+                        "step": step,
+                        "seconds": round(seconds, 2),
+                        "skipped": skipped,
+                        **{name: value / max(counted, 1) for name, value in sums.items()},
+                    }
                     log.write(entry)
                     text = f"step {step}  loss {entry.get('loss', math.nan):.4f}"
                     progress.update(min(fraction_done(), 1.0), seconds, text)
