@@ -1,0 +1,1 @@
+"""Editors, their sampling, and the algorithms that train them on rewards."""
