@@ -1,18 +1,5 @@
 """What any training needs and nothing else: loop, settings, checkpoints, log."""
 
-from mmreward.training.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    check_weights,
-    load_checkpoint,
-    save_atomic,
-    save_checkpoint,
-)
-from mmreward.training.config import ConfigError, LoopConfig, read_config
-from mmreward.training.log import JsonlLog, Progress, read_log
-from mmreward.training.loop import FitResult, Interrupted, Loss, fit
-from mmreward.training.optim import Group, TrainingError
-
 __all__ = [
     "Checkpoint",
     "CheckpointError",
@@ -33,3 +20,16 @@ __all__ = [
     "save_atomic",
     "save_checkpoint",
 ]
+
+from mmreward.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_weights,
+    load_checkpoint,
+    save_atomic,
+    save_checkpoint,
+)
+from mmreward.training.config import ConfigError, LoopConfig, read_config
+from mmreward.training.log import JsonlLog, Progress, read_log
+from mmreward.training.loop import FitResult, Interrupted, Loss, fit
+from mmreward.training.optim import Group, TrainingError

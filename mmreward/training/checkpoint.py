@@ -9,6 +9,21 @@ bit for bit on a CPU.
 
 from __future__ import annotations
 
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "check_weights",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "pack_optimizer",
+    "random_state",
+    "refuse_to_overwrite",
+    "restore_random_state",
+    "save_atomic",
+    "save_checkpoint",
+    "unpack_optimizer",
+]
+
 import hashlib
 import json
 import os
@@ -22,19 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "check_weights",
-    "latest_checkpoint",
-    "load_checkpoint",
-    "pack_optimizer",
-    "random_state",
-    "restore_random_state",
-    "save_atomic",
-    "save_checkpoint",
-    "unpack_optimizer",
-]
+from mmreward.training.config import ConfigError
 
 _PREFIX = "checkpoint-"
 Tensors = dict[str, torch.Tensor]
@@ -137,6 +140,16 @@ def save_checkpoint(
         if older < step:
             shutil.rmtree(folder / f"{_PREFIX}{older:08d}", ignore_errors=True)
     return path
+
+
+def refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    """Without `resume`, a folder that already holds a checkpoint is not touched."""
+    step = latest_checkpoint(folder)
+    if step is not None and not resume:
+        raise ConfigError(
+            f"{folder} already holds a checkpoint of step {step}: add --resume to go on from it, "
+            "or choose another --out"
+        )
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

@@ -7,14 +7,14 @@ the nearest known one.
 
 from __future__ import annotations
 
+__all__ = ["ConfigError", "LoopConfig", "read_config"]
+
 import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-
-__all__ = ["ConfigError", "LoopConfig", "read_config"]
 
 Model = TypeVar("Model", bound=BaseModel)
 

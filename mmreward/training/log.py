@@ -6,6 +6,8 @@ On resume the JSONL file is cut back to the checkpoint's step, so that no step a
 
 from __future__ import annotations
 
+__all__ = ["JsonlLog", "Progress", "format_seconds", "read_log"]
+
 import json
 import math
 import os
@@ -13,8 +15,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-__all__ = ["JsonlLog", "Progress", "format_seconds", "read_log"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ and resumed ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
+__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move", "stop_signal"]
+
 import math
 import signal
 import threading
@@ -24,17 +26,15 @@ from torch import Tensor, nn
 
 from mmreward.training.checkpoint import (
     check_weights,
-    latest_checkpoint,
     load_checkpoint,
     random_state,
+    refuse_to_overwrite,
     restore_random_state,
     save_checkpoint,
 )
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
-
-__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move", "refuse_to_overwrite", "stop_signal"]
 
 _MAX_SKIPPED_IN_A_ROW = 20
 
@@ -105,16 +105,6 @@ def stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def refuse_to_overwrite(folder: Path, resume: bool) -> None:
-    """Without `resume`, a folder that already holds a checkpoint is not touched."""
-    step = latest_checkpoint(folder)
-    if step is not None and not resume:
-        raise TrainingError(
-            f"{folder} already holds a checkpoint of step {step}: add --resume to go on from it, "
-            "or choose another --out"
-        )
 
 
 def fit(

@@ -6,6 +6,8 @@ cosine decay; EMA with the usual early warm-up min(decay, (1 + step) / (10 + ste
 
 from __future__ import annotations
 
+__all__ = ["Ema", "Group", "Optimizers", "TrainingError", "default_groups", "lr_factor"]
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +18,6 @@ from torch import Tensor, nn
 
 from mmreward.training.checkpoint import pack_optimizer, unpack_optimizer
 from mmreward.training.config import LoopConfig
-
-__all__ = ["Ema", "Group", "Optimizers", "TrainingError", "default_groups", "lr_factor"]
 
 
 class TrainingError(RuntimeError):

@@ -95,7 +95,7 @@ def test_trains_and_finished_run_returns_at_once(tmp_path):
     assert log[-1]["mse"] < 0.5 * log[0]["mse"]
     again = fit(small_module(), batch_at, loss, config(steps=150), tmp_path)
     assert again.steps == 150 and again.ema_state is not None
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(ConfigError, match="--resume"):
         fit(small_module(), batch_at, loss, config(), tmp_path, resume=False)
 
 

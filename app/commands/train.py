@@ -1,0 +1,166 @@
+"""`mmreward train RECIPE`: train an editor on rewards, or a reward itself, from a YAML recipe.
+
+A recipe is one YAML file; its key `task` picks who runs it, by the table below, and that runner checks all other keys.
+Settings of the training loop lie under `loop`, which is where `--minutes` goes. Beside the checkpoints the output
+folder keeps `recipe.yaml`, the settings as they were used.
+"""
+
+__all__ = ["RECIPE_FOLDERS", "TASKS", "find_recipe", "read_recipe", "recipe_names", "run_recipe", "train"]
+
+import shlex
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+TASKS: dict[str, str] = {
+    "judge": "mmreward.fit.judge:run",
+    "clip": "mmreward.fit.clip:run",
+    "vae": "editing.fit.vae:run",
+    "editor": "editing.fit.editor:run",
+    "grpo": "editing.trainer:run",
+}
+"""Task -> `module:function`; the function is `run(recipe: dict, folder: Path, resume: bool) -> None`."""
+
+RECIPE_FOLDERS = (("mmreward", "fit/recipes"), ("editing", "recipes"))
+
+
+def _bundled() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for package, place in RECIPE_FOLDERS:
+        spec = find_spec(package)
+        for root in (spec.submodule_search_locations if spec else None) or []:
+            found |= {path.stem: path for path in sorted((Path(root) / place).glob("*.yaml"))}
+    return found
+
+
+def recipe_names() -> list[str]:
+    """Names of the bundled recipes."""
+    return sorted(_bundled())
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a bundled recipe, or of a path."""
+    if recipe.endswith((".yaml", ".yml")) or "/" in recipe:
+        path = Path(recipe)
+        if not path.is_file():
+            raise FileNotFoundError(f"recipe file {recipe!r} not found; bundled recipes: {', '.join(recipe_names())}")
+        return path
+    bundled = _bundled()
+    if recipe not in bundled:
+        from mmreward.reward import unknown
+
+        raise unknown("recipe", recipe, bundled)
+    return bundled[recipe]
+
+
+def read_recipe(path: Path, changes: Sequence[str] = (), minutes: float | None = None) -> dict[str, Any]:
+    """The recipe as a mapping, with `key=value` changes (a dot goes one level down) and the length put in."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path} must be a mapping of settings, got {type(recipe).__name__}")
+    if minutes is not None:
+        changes = [*changes, f"loop.minutes={minutes}"]
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set takes key=value, for example --set loop.lr=1e-4; got {change!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        *parents, last = key.split(".")
+        inner = recipe
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"--set {change}: {parent!r} in {path.name} is a value, not a group of settings")
+        inner[last] = _number(value)
+    return recipe
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 (without a dot) as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
+    """Check the task, keep the settings beside the results, and train."""
+    import yaml
+
+    from mmreward.reward import unknown
+    from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
+
+    recipe = dict(recipe)
+    task = recipe.pop("task", None)
+    if task not in TASKS:
+        raise unknown("task", str(task), TASKS)
+    if resume and latest_checkpoint(folder) is None:
+        raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
+    refuse_to_overwrite(folder, resume)
+    module, _, function = TASKS[task].partition(":")
+    run = getattr(import_module(module), function)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": task, **recipe}, sort_keys=False))
+    run(recipe, folder, resume)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file (.yaml) or the name of a bundled recipe.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints, log and result (default: runs/RECIPE).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train this long instead of the recipe's length.", min=0.01)
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: change a setting; a dot goes one level down.")
+    ] = None,
+) -> None:
+    """Train an editor on rewards, or a reward, from a recipe.
+
+    Examples:
+
+      mmreward train grpo-tiny --minutes 15 --out runs/first
+
+      mmreward train grpo-tiny --out runs/first --resume
+
+      mmreward train my-recipe.yaml --set loop.lr=1e-4 --set seed=1
+
+    Ctrl-C writes a checkpoint and prints the command that goes on from it.
+    """
+    from rich.console import Console
+
+    say = Console(stderr=True, soft_wrap=True, highlight=False)
+    path = find_recipe(recipe)
+    folder = out or Path("runs") / path.stem
+    settings = read_recipe(path, change or [], minutes)
+
+    from mmreward.training import CheckpointError, Interrupted, TrainingError
+
+    try:
+        run_recipe(settings, folder, resume)
+    except Interrupted as stopped:
+        options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
+        options += [word for text in change or [] for word in ("--set", text)]
+        command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
+        say.print(f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:\n  {command}")
+        raise typer.Exit(130) from None
+    except (CheckpointError, TrainingError) as error:
+        say.print(f"mmreward: {error}")
+        raise typer.Exit(1) from None
+    say.print(f"Done: {folder}")
