@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from mmreward.shapes.language import Add, Change, Move, Recolour, Remove, Replace, Resize, SetBackground, apply
+from mmreward.shapes.language import Add, Change, Move, Recolour, Replace, Resize, SetBackground, apply
 from mmreward.shapes.sample import draw_change, other, pick
 from mmreward.shapes.scene import BACKGROUND_COLOURS, BACKGROUND_KINDS, COLOURS, SHAPES, Background, Scene
 

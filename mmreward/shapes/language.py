@@ -14,8 +14,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from mmreward.shapes.scene import BACKGROUND_COLOURS, BACKGROUND_KINDS, COLOURS, PLACES, SHAPES, SIZES, Background
-from mmreward.shapes.scene import Scene, Shape
+from mmreward.shapes.scene import (
+    BACKGROUND_COLOURS,
+    BACKGROUND_KINDS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Background,
+    Scene,
+    Shape,
+)
 
 __all__ = [
     "KINDS",

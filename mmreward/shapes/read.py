@@ -1,8 +1,9 @@
 """Reading a scene back from pixels, by analysis through synthesis.
 
 1. Images and templates are smoothed by about a pixel, so that JPEG, resampling and noise matter little.
-2. Background: each of the 24 backgrounds (textures also at half and quarter strength, as blur leaves them) is compared
-   with the image place by place; at least four places hold no shape, so the mean squared error of the best four decides.
+2. Background: each of the 24 backgrounds (textures also at half and quarter strength, as blur leaves them) is
+   compared with the image place by place; at least four places hold no shape, so the mean squared error of the best
+   four decides.
 3. Places: every shape, size, shift of up to two pixels and colour is tried against what the background leaves
    unexplained. With coverage a, colour minus background e and residual d the squared error falls by
    2 <a d, e> - <a^2 e, e>; the largest fall wins, if it explains enough of the residual.
@@ -32,9 +33,9 @@ _EXPLAINED = 0.4
 _FAINT = 1.0
 """… and at least this much squared error (pixel values in [0, 1], summed over a place)."""
 _NO_BACKGROUND = 0.12
-"""Root mean square error (smoothed) of the four best places above which the image shows no background of this world."""
+"""Root mean square error (smoothed) of the four best places above which no background of this world is there."""
 _NO_SCENE = 0.2
-"""Root mean square error (smoothed) of the whole image above which no scene explains it."""
+"""Root mean square error of the whole image, smoothed or as it is, above which no scene explains it."""
 _FADED = (1.0, 0.5, 0.25)
 """Strengths at which the texture of a background is looked for."""
 
@@ -44,7 +45,7 @@ class Reading:
     """What an image shows.
 
     scene: the scene that explains the image best, or None where none does (the image is unreadable).
-    residual: root mean square difference to that scene's rendering in the worst place, in [0, 1]; NaN without a scene.
+    residual: root mean square difference to its rendering in the worst place, in [0, 1]; NaN without a scene.
     """
 
     scene: Scene | None
@@ -62,10 +63,7 @@ def read(images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> list[Readin
         return []
     native = np.stack([_at_native_size(image) for image in images])
     scenes = [scene for start in range(0, len(native), 256) for scene in _scenes(native[start : start + 256])]
-    return [
-        Reading(None, np.nan) if scene is None else Reading(scene, residual(image, render(scene)))
-        for scene, image in zip(scenes, native, strict=True)
-    ]
+    return [_reading(scene, image) for scene, image in zip(scenes, native, strict=True)]
 
 
 def residual(image: np.ndarray, rendered: np.ndarray) -> float:
@@ -89,6 +87,16 @@ def _at_native_size(image: np.ndarray | Image.Image) -> np.ndarray:
     if picture.size != (_SIZE, _SIZE):
         picture = picture.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def _reading(scene: Scene | None, image: np.ndarray) -> Reading:
+    if scene is None:
+        return Reading(None, np.nan)
+    rendered = render(scene)
+    difference = (image.astype(np.float32) - rendered.astype(np.float32)) / 255
+    if np.sqrt(np.mean(np.square(difference))) > _NO_SCENE:
+        return Reading(None, np.nan)
+    return Reading(scene, residual(image, rendered))
 
 
 def _scenes(images: np.ndarray) -> list[Scene | None]:

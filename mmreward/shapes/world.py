@@ -73,7 +73,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An edited image uint8 [size, size, 3], the scene it shows, its main flaw ("none": the true target), its labels."""
+    """An edited image uint8 [size, size, 3], the scene it shows, its main flaw ("none": the target), its labels."""
 
     image: np.ndarray
     scene: Scene
