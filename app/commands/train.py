@@ -61,12 +61,9 @@ def read_recipe(path: Path, changes: Sequence[str] = (), minutes: float | None =
     """The recipe as a mapping, with `key=value` changes (a dot goes one level down) and the length put in."""
     import yaml
 
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {error}") from None
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path} must be a mapping of settings, got {type(recipe).__name__}")
+    from mmreward.config import read_yaml
+
+    recipe = read_yaml(path)
     if minutes is not None:
         changes = [*changes, f"loop.minutes={minutes}"]
     for change in changes:

@@ -21,6 +21,7 @@ __all__ = [
     "save_checkpoint",
 ]
 
+from mmreward.config import ConfigError, read_config
 from mmreward.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -29,7 +30,7 @@ from mmreward.training.checkpoint import (
     save_atomic,
     save_checkpoint,
 )
-from mmreward.training.config import ConfigError, LoopConfig, read_config
+from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress, read_log
 from mmreward.training.loop import FitResult, Interrupted, Loss, fit
 from mmreward.training.optim import Group, TrainingError

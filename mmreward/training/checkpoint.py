@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmreward.training.config import ConfigError
+from mmreward.config import ConfigError
 
 _PREFIX = "checkpoint-"
 Tensors = dict[str, torch.Tensor]
