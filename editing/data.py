@@ -1,0 +1,93 @@
+"""Tasks to train and evaluate on: a source image, an instruction, and what else is known.
+
+They come from the shapes world or from a file of rows (JSONL, CSV, Parquet or a folder; the same reader as
+`mmreward score`). A task set answers `task(i)` for every i from 0 on; a file is dealt in a new order each time around.
+"""
+
+__all__ = ["FileTasks", "ShapesTasks", "Task", "TaskConfig", "Tasks", "load_tasks"]
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from mmreward.edit import Edit, ImageLike
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do. `target` is a known good result, if there is one."""
+
+    id: str
+    source: Image.Image
+    instruction: str
+    source_caption: str | None = None
+    target_caption: str | None = None
+    target: ImageLike | None = None
+    mask: ImageLike | None = None
+    criteria: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def edit(self, image: ImageLike, with_target: bool = False) -> Edit:
+        """`image` as an edit of this task; `with_target` shows the reward the known good result too."""
+        return Edit(
+            self.instruction,
+            self.source,
+            image,
+            criteria=self.criteria,
+            mask=self.mask,
+            reference=self.target if with_target else None,
+            source_caption=self.source_caption,
+            target_caption=self.target_caption,
+            id=self.id,
+            meta=self.meta,
+        )
+
+
+class Tasks(Protocol):
+    """A set of tasks."""
+
+    def task(self, index: int) -> Task: ...
+
+
+class TaskConfig(BaseModel, extra="forbid", frozen=True):
+    """Where tasks come from: the shapes world, or the rows of `file`."""
+
+    file: Path | None = None
+    """Rows instead of the shapes world."""
+    map: dict[str, str] = Field(default_factory=dict)
+    """Names of columns in `file` that differ: our name -> its name."""
+    split: Literal["train", "validation", "test"] = "train"
+    kinds: tuple[str, ...] | None = None
+    kept_out: Literal["exclude", "only", "include"] = "exclude"
+    size: int = Field(default=64, ge=32)
+    seed: int = 0
+
+
+def load_tasks(config: TaskConfig) -> Tasks:
+    """The tasks that `config` describes."""
+    return FileTasks(config) if config.file else ShapesTasks(config)
+
+
+class ShapesTasks:
+    """Tasks of the shapes world, without end."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        from mmreward.shapes import World
+
+        self.world = World(config.split, config.seed, config.size, config.kinds, config.kept_out)
+
+    def task(self, index: int) -> Task:
+        made = self.world.task(index)
+        return Task(
+            id=made.id,
+            source=Image.fromarray(made.source_image),
+            instruction=made.instruction,
+            source_caption=made.source_caption,
+            target_caption=made.target_caption,
+            target=Image.fromarray(made.target_image),
+            meta={"kind": made.kind},
+        )

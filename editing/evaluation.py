@@ -1,0 +1,103 @@
+"""How good are the edits of an editor? The same tasks and the same starting noise every time ("paired noise"), so that
+two evaluations differ by the weights alone.
+"""
+
+__all__ = ["Evaluation", "compare", "evaluate", "sample"]
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from editing.data import Task
+from editing.editors.editor import Editor, to_images
+from editing.rollout import rollout
+from editing.transition import ODE
+from mmreward.reward import Reward
+from mmreward.score import Score
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one edit per task. A score that failed is left out of the mean and counted in `statuses`."""
+
+    scores: tuple[Score, ...]
+    images: tuple[Image.Image, ...]
+
+    @property
+    def overall(self) -> float:
+        """Mean of `overall` over the edits that have one; NaN without any."""
+        values = [score.overall for score in self.scores if score.ok]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    @property
+    def success(self) -> float | None:
+        """Share of all tasks that succeeded, for rewards that say so in `raw`; an edit without a score is no success."""
+        if not any("success" in score.raw for score in self.scores):
+            return None
+        return sum(bool(score.raw.get("success", 0)) for score in self.scores) / len(self.scores)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        return dict(Counter(score.status for score in self.scores))
+
+    def summary(self) -> dict[str, Any]:
+        """For a JSON file."""
+        found: dict[str, Any] = {"overall": self.overall, "tasks": len(self.scores), "statuses": self.statuses}
+        for dim in sorted({dim for score in self.scores for dim in score.dims}):
+            values = [score.dims[dim] for score in self.scores if score.ok and dim in score.dims]
+            found[dim] = math.fsum(values) / len(values)
+        if self.success is not None:
+            found["success"] = self.success
+        return found
+
+
+def sample(
+    editor: Editor,
+    tasks: Sequence[Task],
+    steps: int,
+    *,
+    noise: str = "evaluation",
+    batch: int = 64,
+    context: AbstractContextManager[Any] | None = None,
+) -> list[Image.Image]:
+    """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id)."""
+    images: list[Image.Image] = []
+    for start in range(0, len(tasks), batch):
+        part = tasks[start : start + batch]
+        condition = editor.collate(editor.encode([task.source for task in part], [task.instruction for task in part]))
+        x = torch.stack([editor.prior(f"{noise}/{task.id}", 0, condition.latent_shape) for task in part])
+        with torch.no_grad(), context or torch.autocast("cpu", enabled=False):
+            final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
+            images += to_images(editor.decode(final, condition))
+    return images
+
+
+def evaluate(
+    editor: Editor,
+    tasks: Sequence[Task],
+    reward: Reward,
+    steps: int,
+    *,
+    batch: int = 64,
+    context: AbstractContextManager[Any] | None = None,
+) -> Evaluation:
+    """Edit every task and score the edits; the reward sees known good results too."""
+    images = sample(editor, tasks, steps, batch=batch, context=context)
+    edits = [task.edit(image, with_target=True) for task, image in zip(tasks, images, strict=True)]
+    return Evaluation(tuple(reward.score(edits)), tuple(images))
+
+
+def compare(before: Evaluation, after: Evaluation) -> dict[str, float]:
+    """Mean change of `overall` over the tasks scored both times, with its standard error."""
+    change = [b.overall - a.overall for a, b in zip(before.scores, after.scores, strict=True) if a.ok and b.ok]
+    if len(change) < 2:
+        return {"change": math.nan, "standard_error": math.nan, "pairs": len(change)}
+    mean = math.fsum(change) / len(change)
+    variance = math.fsum((value - mean) ** 2 for value in change) / (len(change) - 1)
+    return {"change": mean, "standard_error": math.sqrt(variance / len(change)), "pairs": len(change)}

@@ -1,0 +1,89 @@
+"""The settings of a reward training recipe (`task: grpo`), readable top to bottom as YAML."""
+
+__all__ = ["EvaluationConfig", "Recipe", "RewardLoop", "RolloutConfig"]
+
+from typing import Any
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from editing.advantage import AdvantageConfig
+from editing.algorithms import ALGORITHMS
+from editing.data import TaskConfig
+from editing.roles import RolesConfig
+from editing.transition import rule_from
+from editing.weights import PolicyConfig
+from mmreward.training import LoopConfig
+
+
+class RolloutConfig(BaseModel, extra="forbid", frozen=True):
+    """How an iteration samples: `groups` tasks, `members` edits each, noise in the first `window` steps, the ODE after."""
+
+    groups: int = Field(default=16, ge=1)
+    members: int = Field(default=8, ge=2)
+    steps: int = Field(default=8, ge=1)
+    window: int = Field(default=3, ge=1)
+    rule: str = "flow"
+    eta: float = Field(default=0.7, gt=0)
+    batch: int = Field(default=128, ge=1)
+    """Samples in one forward pass."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RolloutConfig":
+        rule_from(self.rule, self.eta)
+        if self.window >= self.steps:
+            raise ValueError(f"window {self.window} must be smaller than steps {self.steps}: the last step has no noise")
+        return self
+
+
+class RewardLoop(LoopConfig):
+    """The loop's own settings; `steps` counts iterations, `lr` is that of the policy."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    warmup: int = Field(default=5, ge=0)
+    decay: Any = "constant"
+    log_every: int = Field(default=1, ge=1)
+    updates: int = Field(default=2, ge=1)
+    """Optimiser steps per iteration, each on its share of the samples."""
+    micro_batch: int = Field(default=64, ge=1)
+    """Rows in one training forward and backward."""
+    max_failures: float = Field(default=0.2, ge=0, le=1)
+    """The run stops when a larger share of edits than this went without a score over the last ten iterations."""
+
+
+class EvaluationConfig(BaseModel, extra="forbid", frozen=True):
+    """The monitor's tasks (validation) and the final measure's (test)."""
+
+    every: int = Field(default=20, ge=1)
+    """Iterations from one look of the monitor to the next; image grids are made then too."""
+    monitor: TaskConfig = TaskConfig(split="validation")
+    monitor_tasks: int = Field(default=64, ge=2)
+    final: TaskConfig = TaskConfig(split="test")
+    final_tasks: int = Field(default=512, ge=2)
+
+
+class Recipe(BaseModel, extra="forbid", frozen=True):
+    """A whole run."""
+
+    editor: str = "tiny"
+    data: TaskConfig = TaskConfig()
+    roles: RolesConfig
+    rollout: RolloutConfig = RolloutConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    algorithm: dict[str, Any] = Field(default_factory=lambda: {"name": "grpo"})
+    policy: PolicyConfig = PolicyConfig()
+    loop: RewardLoop
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value.get("name") not in ALGORITHMS:
+            raise ValueError(f"algorithm.name must be one of {', '.join(ALGORITHMS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Recipe":
+        samples = self.rollout.groups * self.rollout.members
+        if self.loop.updates > samples:
+            raise ValueError(f"loop.updates {self.loop.updates} is more than the {samples} samples of an iteration")
+        return self

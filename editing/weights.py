@@ -1,0 +1,110 @@
+"""The weights of a policy and its relatives: named sets of the trainable tensors of one module.
+
+Full weights and LoRA are the same thing here: what is trainable is a table of tensors, and "start", "ema" or "old" are
+copies of that table which can be swapped in. With LoRA the starting table is zero in every second factor, so the set
+"start" is the untouched base model. The reference policy of a KL term is "start".
+"""
+
+__all__ = ["Policies", "PolicyConfig"]
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from editing.editors.editor import Editor
+
+Table = dict[str, Tensor]
+
+
+class PolicyConfig(BaseModel, extra="forbid", frozen=True):
+    """What is trained: all weights, or a LoRA of some rank on the editor's own list of layers."""
+
+    weights: Literal["full", "lora"] = "lora"
+    rank: int = Field(default=32, ge=1)
+    alpha: float = Field(default=64, gt=0)
+    ema: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
+
+
+class Policies:
+    """The present policy (in the module) and copies of it by name."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...] = ("start",)) -> None:
+        self.module = module
+        self.present: dict[str, nn.Parameter] = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if not self.present:
+            raise ValueError("nothing to train: no parameter of the module requires a gradient")
+        self.sets: dict[str, Table] = {name: self._copy() for name in names}
+
+    @classmethod
+    def of(cls, editor: Editor, config: PolicyConfig, names: tuple[str, ...] = ("start",)) -> "Policies":
+        """Makes the editor's module trainable as `config` says."""
+        module = editor.module.eval()
+        if config.weights == "full":
+            module.requires_grad_(True)
+        else:
+            from peft import LoraConfig
+
+            module.requires_grad_(False)
+            module.add_adapter(
+                LoraConfig(
+                    r=config.rank,
+                    lora_alpha=config.alpha,
+                    init_lora_weights="gaussian",
+                    target_modules=list(editor.lora_targets),
+                )
+            )
+        return cls(module, names)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.present.values())
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[None]:
+        """The module has the weights of set `name` inside the `with`."""
+        now = self._copy()
+        self._put(self.sets[name])
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    def adopt(self, name: str) -> None:
+        """The set `name` becomes the present policy."""
+        self._put(self.sets[name])
+
+    @torch.no_grad()
+    def follow(self, name: str, decay: float) -> None:
+        """Move set `name` towards the present policy: set = decay * set + (1 - decay) * present."""
+        target = self.sets[name]
+        torch._foreach_lerp_(
+            [target[n] for n in self.present], [p.detach().float() for p in self.present.values()], 1 - decay
+        )
+
+    def distance(self, name: str) -> float:
+        """Root mean square difference between the present weights and set `name`."""
+        squares = sum(float((p.detach().float() - self.sets[name][n]).square().sum()) for n, p in self.present.items())
+        return (squares / sum(p.numel() for p in self.present.values())) ** 0.5
+
+    def tables(self) -> dict[str, Table]:
+        """Everything, for a checkpoint."""
+        return {"policy": self._copy(), **{f"set_{name}": table for name, table in self.sets.items()}}
+
+    def restore(self, tables: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put back what `tables` gave."""
+        self._put(tables["policy"])
+        for name, table in self.sets.items():
+            for key, value in tables[f"set_{name}"].items():
+                table[key].copy_(value)
+
+    def _copy(self) -> Table:
+        return {name: p.detach().float().clone() for name, p in self.present.items()}
+
+    @torch.no_grad()
+    def _put(self, table: Mapping[str, Tensor]) -> None:
+        for name, p in self.present.items():
+            p.copy_(table[name])
