@@ -1,4 +1,4 @@
-"""Where the bundled data lies: `assets/` beside the packages in a checkout, `mmreward/_assets` in an installed wheel."""
+"""Where the bundled data lies: `assets/` beside the packages in a checkout, `mmreward/_assets` once installed."""
 
 __all__ = ["assets_folder", "example_edits", "model_folder", "model_names"]
 

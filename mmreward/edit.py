@@ -4,14 +4,14 @@ Images are given as a path, as encoded bytes or as a PIL image, and open when th
 `Edit.image` returns 8-bit RGB (a mask: 8-bit grey), turned upright by its EXIF orientation:
 
 - transparency is flattened on white, 16-bit values v become round(v / 257), CMYK and palettes are converted;
-- an animation or a file of several pages is refused (an edit is one still image; of a phone's MPO the first image counts);
+- an animation or a file of several pages is refused (an edit is one still image; of an MPO the first one counts);
 - more than `MAX_PIXELS` pixels is refused from the header, before anything is decoded;
 - only the formats in `FORMATS` are opened, because some decoders run other programs.
 
 What cannot be opened raises `ImageError`; rewards turn it into a score with status `io_error`.
 """
 
-__all__ = ["Edit", "ImageError", "ImageLike", "FORMATS", "MAX_PIXELS", "open_image"]
+__all__ = ["Edit", "ImageError", "ImageLike", "FORMATS", "MAX_PIXELS", "fit", "open_image"]
 
 import hashlib
 import io
@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmreward.score import Status
+
 ImageLike = Image.Image | str | os.PathLike[str] | bytes
 ImageName = Literal["source", "edited", "mask", "reference"]
 
@@ -37,7 +39,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 class ImageError(Exception):
     """An image is missing, unreadable or too large. `status` is the status of the score that follows from it."""
 
-    def __init__(self, message: str, status: str = "io_error") -> None:
+    def __init__(self, message: str, status: Status = "io_error") -> None:
         super().__init__(message)
         self.message = message
         self.status = status
@@ -94,6 +96,18 @@ class Edit:
         optional = [self.image(name) if self.has(name) else None for name in ("mask", "reference")]
         texts = [self.source_caption, self.target_caption, self.criteria]
         return _digest(self.group, self.image("edited"), *optional, *texts)
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """`image` at `size` (width, height) if its aspect ratio agrees with it within 2 %, else None.
+
+    For rewards that compare pixels: editors round sizes to multiples of 8 or 16, and that must not cost a score.
+    """
+    if image.size == size:
+        return image
+    if abs((image.width * size[1]) / (image.height * size[0]) - 1) > 0.02:
+        return None
+    return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BICUBIC)
 
 
 def open_image(value: ImageLike | None, name: str = "image") -> Image.Image:
@@ -153,7 +167,7 @@ def _still(image: Image.Image, name: str, place: str) -> Image.Image:
         image = _eight_bit(image, place)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if name == "mask" and image.getextrema()[3][0] < 255:
+        if name == "mask" and image.getchannel("A").getextrema()[0] < 255:
             raise ImageError(f"{place} has transparent parts; save it as a grey image, white where changes are allowed")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if name == "mask" else "RGB")

@@ -23,8 +23,8 @@ LOADERS: dict[str, str] = {
     "clip": "mmreward.rewards.clip:load",
     "vlm": "mmreward.rewards.vlm:load",
 }
-"""Name -> `module:function`, imported when it is asked for. The function is `load(model: str, **options: str) -> Reward`
-and answers an option that it does not know with `unknown`."""
+"""Name -> `module:function`, imported when it is asked for. The function is
+`load(model: str, **options: str) -> Reward`, and answers an option that it does not know with `unknown`."""
 
 RECIPES: dict[str, Path] = {"recommended": Path(__file__).parent / "rewards" / "recommended.yaml"}
 """Bundled combinations."""
