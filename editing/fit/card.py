@@ -1,0 +1,22 @@
+"""The two files that every bundled model folder has: `mmreward.json` for programs, README.md for people."""
+
+__all__ = ["write_card"]
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_card(folder: Path, about: Mapping[str, Any], summary: str) -> None:
+    """Writes both from one mapping (name, domain, world_version, half_trained, data, command, minutes, numbers …)."""
+    (folder / "mmreward.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [f"# {about['name']}", "", summary, ""]
+    if about.get("half_trained"):
+        lines += ["**Half-trained**: an interim version, to be replaced.", ""]
+    lines += [f"- Valid in: {about['domain']} ({about['world_version']}); it knows no photographs."]
+    lines += [f"- Data: {about['data']}."]
+    lines += [f"- Command: `{about['command']}` ({about['minutes']} minutes on one CPU core)."]
+    lines += ["", "| measured on held-out scenes | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in about["numbers"].items()]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
