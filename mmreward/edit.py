@@ -167,7 +167,7 @@ def _still(image: Image.Image, name: str, place: str) -> Image.Image:
         image = _eight_bit(image, place)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if name == "mask" and image.getchannel("A").getextrema()[0] < 255:
+        if name == "mask" and min(image.getchannel("A").tobytes()) < 255:
             raise ImageError(f"{place} has transparent parts; save it as a grey image, white where changes are allowed")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if name == "mask" else "RGB")

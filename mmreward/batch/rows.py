@@ -60,12 +60,7 @@ def make_row(
     meta = {name: value for name, value in record.items() if name not in columns.values()}
     given = {name: record[column] for name, column in columns.items() if not _empty(record.get(column))}
     row_id = str(given.pop("id", number))
-    for name in IMAGE_FIELDS:
-        if name in needs and name not in given:
-            return Row(
-                row_id, meta=meta, error=f"{name} image missing: the column {columns[name]!r} is empty in this row"
-            )
-    texts, images = {}, {}
+    texts, images, wrong = {}, {}, []
     for name, value in given.items():
         if name not in IMAGE_FIELDS and isinstance(value, str | int | float):
             texts[name] = str(value)
