@@ -15,52 +15,70 @@ from mmreward.batch import Rows, Scored
 from mmreward.reward import Reward
 
 FEW = 30
+"""Up to this many rows are shown one by one."""
 _EXAMPLES = 3
+_ID_WIDTH = 26
+_LEAST_INSTRUCTION = 20
 
 
 def show(scored: Sequence[Scored], reward: Reward, rows: Rows, out: Path | None, console: Console | None = None) -> int:
     """Print the result; returns the number of rows that failed (`not_applicable` is not a failure)."""
     console = console or Console(highlight=False)
     measures = ("overall", *reward.dims)
-    console.print()
-    if len(scored) <= FEW:
-        console.print(_each(scored, measures))
-    console.print(_summary(scored, measures))
     by_status = defaultdict(list)
     for one in scored:
         by_status[one.score.status].append(one)
-    counts = " · ".join(f"{len(some)} {status}" for status, some in sorted(by_status.items(), key=lambda x: -len(x[1])))
-    console.print(f"{len(scored)} rows of [bold]{rows.where.name}[/]: {counts}")
-    for status, some in by_status.items():
+    console.print()
+    if len(scored) <= FEW:
+        console.print(_each(scored, measures, console.width))
+        console.print()
+    if by_status["ok"]:
+        console.print(_summary(by_status["ok"], measures))
+        console.print()
+    statuses = sorted(
+        (status for status in by_status if by_status[status]), key=lambda s: (s != "ok", -len(by_status[s]))
+    )
+    counts = " · ".join(f"{len(by_status[status])} {status}" for status in statuses)
+    console.print(Text(f"{len(scored)} rows of {rows.where.name}, scored with {reward.name}: {counts}", "bold"))
+    for status in statuses:
         if status != "ok":
-            _explain(console, status, some)
+            _explain(console, status, by_status[status])
     if out:
-        console.print(f"Scores are in [bold]{out}[/]")
-    return sum(len(some) for status, some in by_status.items() if status not in ("ok", "not_applicable"))
+        console.print(Text(f"Written to {out}"))
+    return sum(len(by_status[status]) for status in statuses if status not in ("ok", "not_applicable"))
 
 
-def _each(scored: Sequence[Scored], measures: Sequence[str]) -> Table:
+def _each(scored: Sequence[Scored], measures: Sequence[str], width: int) -> Table:
+    titles = [_title(name) for name in measures]
+    numbers = [max(len(word) for word in title.split()) for title in titles]
+    ids = min(_ID_WIDTH, max(len(one.row.id) for one in scored))
+    left = width - ids - sum(numbers) - 3 * (len(numbers) + 2)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("id", no_wrap=True, max_width=24)
-    table.add_column("instruction", no_wrap=True, overflow="ellipsis", max_width=48)
-    for name in measures:
-        table.add_column(_title(name), justify="right")
+    table.add_column("id", no_wrap=True, overflow="ellipsis", width=ids)
+    if left >= _LEAST_INSTRUCTION:
+        table.add_column("instruction", no_wrap=True, overflow="ellipsis", max_width=left)
+    for title, number in zip(titles, numbers):
+        table.add_column(title, justify="right", min_width=number)
+    before = None
     for one in scored:
-        values = {"overall": one.score.overall, **one.score.dims}
-        cells = [_coloured(values.get(name)) for name in measures]
-        if not one.score.ok:
-            cells[0] = Text(one.score.status, "yellow")
-        table.add_row(Text(one.row.id), Text(one.row.instruction), *cells)
+        if one.score.ok:
+            cells = [_coloured({"overall": one.score.overall, **one.score.dims}.get(name)) for name in measures]
+        else:
+            cells = [Text(one.score.status, "yellow"), *[Text("–", "dim")] * (len(measures) - 1)]
+        if left >= _LEAST_INSTRUCTION:
+            cells.insert(0, Text("" if one.row.instruction == before else one.row.instruction))
+        table.add_row(Text(one.row.id), *cells)
+        before = one.row.instruction
     return table
 
 
 def _summary(scored: Sequence[Scored], measures: Sequence[str]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("")
-    for name in ("rows", "mean", "lowest", "1st quarter", "median", "3rd quarter", "highest"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for name in ("rows", "mean", "min", "25 %", "median", "75 %", "max"):
+        table.add_column(name, justify="right", min_width=6)
     for name in measures:
-        of = [{"overall": one.score.overall, **one.score.dims} for one in scored if one.score.ok]
+        of = [{"overall": one.score.overall, **one.score.dims} for one in scored]
         values = [row[name] for row in of if name in row]
         if not values:
             table.add_row(_title(name), "0", *["–"] * 6)
@@ -72,25 +90,16 @@ def _summary(scored: Sequence[Scored], measures: Sequence[str]) -> Table:
 
 
 def _explain(console: Console, status: str, some: Sequence[Scored]) -> None:
-    """The reasons of one status, the most frequent first, each with the first rows it happened to."""
+    """The reasons of one status, the most frequent first, each with the first rows that it happened to."""
     reasons = defaultdict(list)
     for one in some:
         reasons[one.score.error].append(one.row.id)
     ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
     for error, ids in ordered[:_EXAMPLES]:
-        where = ", ".join(ids[:_EXAMPLES]) + (", …" if len(ids) > _EXAMPLES else "")
-        console.print(
-            Text(
-                f"  {status} × {len(ids)}: {error} (rows {where})"
-                if len(ids) > 1
-                else f"  {status}: {error} (row {where})",
-                "yellow",
-            )
-        )
-    if len(ordered) > _EXAMPLES:
-        console.print(
-            Text(f"  {status}: {sum(len(ids) for _, ids in ordered[_EXAMPLES:])} more, see the column error", "yellow")
-        )
+        rows = f"row {ids[0]}" if len(ids) == 1 else f"{len(ids)} rows: {', '.join(ids[:_EXAMPLES])}"
+        console.print(Text(f"  {status}: {error} ({rows}{', …' if len(ids) > _EXAMPLES else ''})", "yellow"))
+    if left := sum(len(ids) for _, ids in ordered[_EXAMPLES:]):
+        console.print(Text(f"  {status}: {left} more; the output's column `error` has them all", "yellow"))
 
 
 def _title(name: str) -> str:
@@ -98,6 +107,6 @@ def _title(name: str) -> str:
 
 
 def _coloured(value: float | None) -> Text:
-    if value is None or value != value:
+    if value is None:
         return Text("–", "dim")
     return Text(f"{value:.3f}", "green" if value >= 0.7 else "red" if value < 0.3 else "")

@@ -28,7 +28,7 @@ class ClipModel:
     """A model in float32, ready to encode.
 
     preprocess: PIL image to float [3, size, size], normalised. preprocessing: the settings of that, as open_clip names
-    them (size, mean, std, interpolation, resize_mode). tokenize: texts to int64 [B, L]. revision: digest of the
+    them (size, mean, std, interpolation, resize_mode). tokenize: texts (and a context_length) to int64 [B, L]. revision: digest of the
     weights. about: what the model says of itself (`mmreward.json`): domain, maps; empty for a model without.
     """
 
@@ -36,7 +36,7 @@ class ClipModel:
     module: nn.Module
     preprocess: Callable[[Image.Image], Tensor]
     preprocessing: dict[str, Any]
-    tokenize: Callable[[list[str]], Tensor]
+    tokenize: Callable[..., Tensor]
     revision: str
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -173,11 +173,13 @@ def _download(repository: str) -> Path:
             )
         )
     except Exception as error:  # the hub client raises many kinds: absent, offline, gated
-        raise ValueError(f"the hub repository {repository!r} could not be had: {type(error).__name__}: {error}") from None
+        raise ValueError(
+            f"the hub repository {repository!r} could not be had: {type(error).__name__}: {error}"
+        ) from None
 
 
 def _ready(
-    name: str, module: nn.Module, tokenize: Callable[[list[str]], Tensor], weights: Path, about: dict[str, Any]
+    name: str, module: nn.Module, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]
 ) -> ClipModel:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

@@ -17,11 +17,12 @@ source by more than 0.06, widened by 2 % of the shorter side; else nothing (whol
 edit's own changes, which would let an edit choose what it is measured on. Where less than 1 % of the image lies
 outside, preservation is not measured.
 
-**Quality** = exp(-(blur / 0.1 + noise / 0.04 + blocks / 0.25)), each the excess of the edit over its source, on luma:
+**Quality** = exp(-(blur / 0.25 + noise / 0.04 + blocks / 0.35)), each the excess of the edit over its source, on luma:
 
-- blur in [0, 1]: share of the variation of neighbouring pixels that a further 9-pixel mean takes away; Crete, Dolmiere,
-  Ladret, Nicolas, "The blur effect: perception and estimation with a new no-reference perceptual blur metric", SPIE
-  2007. Below 0.03 nothing is counted.
+- blur in [0, 1]: 1 - the share of the variation between neighbouring pixels that a further 9-pixel mean takes away,
+  each step weighted by its size so that edges count and smooth gradients do not; the larger of both axes. After Crete,
+  Dolmiere, Ladret, Nicolas, "The blur effect: perception and estimation with a new no-reference perceptual blur
+  metric", SPIE 2007. Below 0.03 nothing is counted.
 - noise: standard deviation of white noise, from the median of |L * luma| / (6 x 0.6745) with the Laplacian difference
   L = [1 -2 1; -2 4 -2; 1 -2 1]; Immerkaer, "Fast noise variance estimation", CVIU 1996, with the median in place of the
   mean so that edges do not count. Below 0.004 nothing is counted.
@@ -51,7 +52,7 @@ _COLOUR_SCALE = 0.1
 _REGION_THRESHOLD = 0.06
 _REGION_MARGIN = 0.02
 _LEAST_OUTSIDE = 0.01
-_DEFECTS = {"blur": (0.03, 0.1), "noise": (0.004, 0.04), "blocks": (0.05, 0.25)}
+_DEFECTS = {"blur": (0.03, 0.25), "noise": (0.004, 0.04), "blocks": (0.05, 0.35)}
 """Name -> (excess that is not counted, scale of the exponential)."""
 
 
@@ -148,10 +149,10 @@ def _blur(luma: Array) -> float:
     worst = 0.0
     for axis in (0, 1):
         steps = np.abs(np.diff(luma, axis=axis))
-        total = float(steps.sum(dtype=np.float64))
-        if total > 1e-3 * luma.size:  # a flat image is neither sharp nor blurred
+        total = float(np.square(steps).sum(dtype=np.float64))
+        if total > 1e-5 * luma.size:  # an image without edges is neither sharp nor blurred
             lost = np.maximum(0, steps - np.abs(np.diff(_box(luma, 9, axis), axis=axis)))
-            worst = max(worst, 1 - float(lost.sum(dtype=np.float64)) / total)
+            worst = max(worst, 1 - float((steps * lost).sum(dtype=np.float64)) / total)
     return worst
 
 
