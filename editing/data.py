@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from mmreward.edit import Edit, ImageLike
+from mmreward.config import ConfigError
+from mmreward.edit import Edit, ImageError, ImageLike, open_image
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,37 @@ class ShapesTasks:
             target_caption=made.target_caption,
             target=Image.fromarray(made.target_image),
             meta={"kind": made.kind},
+        )
+
+
+class FileTasks:
+    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `reference`."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        from mmreward.batch.inputs import read_rows
+
+        assert config.file is not None
+        self.seed = config.seed
+        self.rows = list(read_rows(config.file, config.map, needs=("instruction", "source")))
+        if bad := [row for row in self.rows if row.error]:
+            raise ConfigError(f"{config.file}: {len(bad)} of {len(self.rows)} rows cannot be read: {bad[0].error}")
+
+    def task(self, index: int) -> Task:
+        around, place = divmod(index, len(self.rows))
+        row = self.rows[np.random.default_rng([self.seed, around]).permutation(len(self.rows))[place]]
+        try:
+            source = open_image(row.images["source"], "source")
+        except ImageError as error:
+            raise ConfigError(f"row {row.id}: {error.message}") from None
+        texts = row.texts
+        return Task(
+            id=row.id if around == 0 else f"{row.id}/{around}",
+            source=source,
+            instruction=row.instruction,
+            source_caption=texts.get("source_caption"),
+            target_caption=texts.get("target_caption"),
+            target=row.images.get("reference"),
+            mask=row.images.get("mask"),
+            criteria=texts.get("criteria"),
+            meta=dict(row.meta),
         )

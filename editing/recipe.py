@@ -16,7 +16,9 @@ from mmreward.training import LoopConfig
 
 
 class RolloutConfig(BaseModel, extra="forbid", frozen=True):
-    """How an iteration samples: `groups` tasks, `members` edits each, noise in the first `window` steps, the ODE after."""
+    """How an iteration samples: `groups` tasks, `members` edits each, noise in the first `window` steps, the ODE
+    after.
+    """
 
     groups: int = Field(default=16, ge=1)
     members: int = Field(default=8, ge=2)
@@ -31,11 +33,13 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True):
     def _possible(self) -> "RolloutConfig":
         rule_from(self.rule, self.eta)
         if self.window >= self.steps:
-            raise ValueError(f"window {self.window} must be smaller than steps {self.steps}: the last step has no noise")
+            raise ValueError(
+                f"window {self.window} must be smaller than steps {self.steps}: the last step has no noise"
+            )
         return self
 
 
-class RewardLoop(LoopConfig):
+class RewardLoop(LoopConfig, frozen=True):
     """The loop's own settings; `steps` counts iterations, `lr` is that of the policy."""
 
     lr: float = Field(default=1e-4, gt=0)

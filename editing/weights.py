@@ -25,7 +25,7 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
 
     weights: Literal["full", "lora"] = "lora"
     rank: int = Field(default=32, ge=1)
-    alpha: float = Field(default=64, gt=0)
+    alpha: int = Field(default=64, gt=0)
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
 
@@ -50,7 +50,7 @@ class Policies:
             from peft import LoraConfig
 
             module.requires_grad_(False)
-            module.add_adapter(
+            module.add_adapter(  # type: ignore[operator]
                 LoraConfig(
                     r=config.rank,
                     lora_alpha=config.alpha,

@@ -1,0 +1,386 @@
+"""Train an editor on rewards: deal groups, sample, score, turn scores into advantages, step; watch it with a monitor.
+
+    iteration: tasks -> encode once -> rollout (G members each) -> decode -> reward -> advantages -> updates -> average
+
+The trainer knows no algorithm (it collects what `needs` says), no editor and no reward. Sampling noise and starting
+noise depend on (seed, iteration, task) alone, and everything else is in the checkpoint, so a resumed run equals one
+that was never stopped, bit for bit on a CPU. In the output folder: `log.jsonl`, `grids/`, checkpoints, and at the end
+`result.json` (the final measure before and after, paired noise) and `editor/` (the averaged weights, loadable like
+any editor).
+"""
+
+__all__ = ["Result", "Trainer", "run", "train"]
+
+import json
+import math
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from editing.advantage import Advantages, advantages, repeat_noise
+from editing.algorithms import ALGORITHMS
+from editing.algorithms.algorithm import Algorithm, Step
+from editing.collect import Batch, Clock, collect
+from editing.data import Task, Tasks, load_tasks
+from editing.editors import load_editor
+from editing.editors.editor import Editor
+from editing.evaluation import Evaluation, compare, evaluate
+from editing.grids import Row, grid
+from editing.recipe import Recipe
+from editing.roles import Roles, check_roles, load_roles
+from editing.rollout import replay
+from editing.transition import rule_from
+from editing.weights import Policies
+from mmreward.config import ConfigError, read_config
+from mmreward.score import Score
+from mmreward.training import (
+    Interrupted,
+    JsonlLog,
+    Progress,
+    TrainingError,
+    check_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
+from mmreward.training.checkpoint import random_state, refuse_to_overwrite, restore_random_state
+from mmreward.training.loop import autocast, stop_signal
+from mmreward.training.optim import Group, Optimizers, lr_factor
+
+_GRID_ROWS = 6
+_ON_POLICY = 0.05
+"""Largest |ratio - 1| at the first update, as a share of the clip range."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the run ended; `before` and `after` are the final measure, None where the recipe has none."""
+
+    iterations: int
+    seconds: float
+    before: Evaluation | None
+    after: Evaluation | None
+
+
+class Trainer:
+    """One run. `tasks`, `editor` and `roles` are given, so that tests can give small ones."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        editor: Editor,
+        roles: Roles,
+        tasks: Tasks,
+        folder: Path,
+        accelerator: Accelerator,
+        on_log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.recipe, self.editor, self.roles, self.tasks, self.folder = recipe, editor, roles, tasks, Path(folder)
+        self.accelerator, self.on_log = accelerator, on_log
+        self.algorithm = load_algorithm(recipe.algorithm)
+        names = ("start", "ema") if recipe.policy.ema else ("start",)
+        torch.manual_seed(recipe.loop.seed)
+        self.policies = Policies.of(editor, recipe.policy, names)
+        self.optimizers = Optimizers([Group(self.policies.parameters())], recipe.loop)
+        self.rule = rule_from(recipe.rollout.rule, recipe.rollout.eta)
+        self.iteration, self.updates, self.seconds = 0, 0, 0.0
+        self.noise: float | None = None
+        self.failures: deque[list[int]] = deque(maxlen=10)
+        self.skipped = 0
+        self.clock = Clock()
+
+    # ---- the run
+
+    def fit(self, resume: bool) -> None:
+        """All iterations, with checkpoints; raises `Interrupted` after Ctrl-C."""
+        loop = self.recipe.loop
+        refuse_to_overwrite(self.folder, resume)
+        resumed = self._restore()
+        log = JsonlLog(self.folder / "log.jsonl", self.iteration if resumed else None)
+        clock = saved = time.monotonic()
+
+        def tick() -> None:
+            nonlocal clock
+            now = time.monotonic()
+            self.seconds, clock = self.seconds + now - clock, now
+
+        def write(entry: dict[str, Any]) -> None:
+            log.write(entry)
+            if self.on_log:
+                self.on_log(entry)
+
+        try:
+            with stop_signal() as stop, Progress("training") as progress:
+                if not resumed:
+                    write(self.watch())
+                while self._fraction() < 1:
+                    batch, entry = self.step()
+                    self.iteration += 1
+                    tick()
+                    if self.iteration % loop.log_every == 0:
+                        write({"step": self.iteration, "seconds": round(self.seconds, 2), **entry})
+                    if self.iteration % self.recipe.evaluation.every == 0:
+                        self._draw(batch)
+                        write(self.watch())
+                        tick()
+                    text = f"iteration {self.iteration}  reward {entry['reward']:.3f}"
+                    progress.update(min(self._fraction(), 1.0), self.seconds, text)
+                    if stop.is_set():
+                        self._save()
+                        raise Interrupted(self.folder, self.iteration)
+                    if time.monotonic() - saved > 60 * loop.save_minutes:
+                        self._save()
+                        saved = time.monotonic()
+                self._save()
+        finally:
+            log.close()
+
+    def finish(self) -> Result:
+        """The averaged weights become the editor's, are saved, and are measured once beside the starting weights."""
+        best = self._best()
+        before = after = None
+        if self.roles.final:
+            config = self.recipe.evaluation
+            tasks = _take(load_tasks(config.final), config.final_tasks)
+            with self.policies.use("start"):
+                before = self.evaluate(tasks, self.roles.final)
+            with best:
+                after = self.evaluate(tasks, self.roles.final)
+            found = {"before": before.summary(), "after": after.summary(), **compare(before, after)}
+            result = {"iterations": self.iteration, "seconds": self.seconds, "final": found}
+            (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        if self.recipe.policy.ema:
+            self.policies.adopt("ema")
+        self.editor.save(self.folder / "editor")
+        return Result(self.iteration, self.seconds, before, after)
+
+    # ---- one iteration
+
+    def step(self) -> tuple[Batch, dict[str, Any]]:
+        """Collect, score, update; returns what to show and what to log."""
+        loop, clock = self.recipe.loop, self.clock
+        clock.start()
+        count = self.recipe.rollout.groups
+        tasks = [self.tasks.task(self.iteration * count + place) for place in range(count)]
+        batch = collect(
+            self.editor, tasks, self.recipe.rollout, f"{loop.seed}/{self.iteration}", self._context, self.clock
+        )
+        with clock.part("reward"):
+            scores = self.roles.reward.score(batch.edits)
+            values = _overall(scores)
+            if self.noise is None:
+                order = list(range(len(values)))[::-1]
+                again = _overall(self.roles.reward.score([batch.edits[i] for i in order]))
+                self.noise = repeat_noise(values, again[torch.tensor(order)])
+        self._count_failures(scores)
+        groups = [edit.group for edit in batch.edits]
+        signal = advantages(values, groups, self.recipe.advantage, self.noise)
+        with clock.part("update"):
+            numbers = self.update(batch, signal)
+        finite = values[torch.isfinite(values)]
+        entry = {
+            "kind": "train",
+            "reward": float(finite.mean()) if len(finite) else math.nan,
+            "deviation": signal.deviation,
+            "statuses": dict(Counter(score.status for score in scores)),
+            "dropped_groups": signal.dropped_groups,
+            "repeat_noise": self.noise,
+            **numbers,
+        }
+        entry["timing"] = clock.parts()
+        self._last_scores = scores
+        return batch, entry
+
+    def update(self, batch: Batch, signal: Advantages) -> dict[str, float]:
+        """`loop.updates` optimiser steps, each on its share of the samples and all steps of the window."""
+        loop, count = self.recipe.loop, len(batch.edits)
+        shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(loop.seed * 7919 + self.iteration))
+        sums: dict[str, float] = defaultdict(float)
+        weight_total, norms = 0.0, []
+        for rows in shuffled.chunk(loop.updates):
+            steps = len(batch.trajectory.window)
+            weight = float(signal.weights[rows].sum()) * steps
+            if weight == 0:
+                continue
+            total = 0.0
+            for part in rows.split(loop.micro_batch):
+                for index in range(steps):
+                    loss = self.algorithm.loss(self._replayed(batch, signal, part, index))
+                    self.accelerator.backward(loss.total / weight)
+                    total += float(loss.total.detach())
+                    for name, value in loss.parts.items():
+                        sums[name] += value
+            sums["loss"] += total
+            weight_total += weight
+            if self.updates == 0:
+                self._check_on_policy(sums["ratio_deviation"] / weight_total)
+            norms.append(self._descend(total))
+            self.updates += 1
+            if self.recipe.policy.ema:
+                self.policies.follow("ema", min(self.recipe.policy.ema, (1 + self.updates) / (10 + self.updates)))
+        numbers = {name: value / weight_total for name, value in sums.items()} if weight_total else {}
+        return {**numbers, "grad_norm": sum(norms) / len(norms) if norms else math.nan, "skipped": self.skipped}
+
+    def _replayed(self, batch: Batch, signal: Advantages, rows: torch.Tensor, index: int) -> Step:
+        trajectory, condition = batch.trajectory.select(rows), batch.condition.select(rows)
+        device = trajectory.latents.device
+        reference = None
+        if self.algorithm.needs.reference:
+            with self.policies.use("start"), torch.no_grad(), self._context():
+                reference = replay(self.editor, condition, trajectory, index).mean
+        with self._context():
+            moved = replay(self.editor, condition, trajectory, index)
+        return Step(
+            logp=moved.logp,
+            old_logp=trajectory.logp[index],
+            mean=moved.mean,
+            std=moved.std,
+            reference_mean=reference,
+            advantages=signal.values[rows].to(device),
+            weights=signal.weights[rows].to(device),
+        )
+
+    def _descend(self, total: float) -> float:
+        loop = self.recipe.loop
+        norm = float(self.accelerator.clip_grad_norm_(self.optimizers.parameters(), loop.clip_norm))
+        if math.isfinite(norm) and math.isfinite(total):
+            self.optimizers.step(lr_factor(loop, self.updates, self._fraction()))
+            self.skipped = 0
+            return norm
+        self.optimizers.zero_grad()
+        self.skipped += 1
+        if self.skipped >= 10:
+            raise TrainingError(
+                "ten updates in a row had a non-finite loss or gradient; lower loop.lr or set loop.autocast: no"
+            )
+        return math.nan
+
+    def _check_on_policy(self, deviation: float) -> None:
+        limit = _ON_POLICY * getattr(self.algorithm, "clip", math.inf)
+        if not deviation <= limit:
+            raise TrainingError(
+                f"the first update is not on-policy: mean |ratio - 1| is {deviation:.2e}, expected at most {limit:.1e} "
+                f"({_ON_POLICY:g} of algorithm.clip). Sampling and training compute differently: set loop.autocast: no, "
+                "or choose a larger algorithm.clip"
+            )
+
+    def _count_failures(self, scores: list[Score]) -> None:
+        self.failures.append([sum(not score.ok for score in scores), len(scores)])
+        failed, total = (sum(column) for column in zip(*self.failures, strict=True))
+        if failed > self.recipe.loop.max_failures * total and total >= len(scores):
+            first = next(score for score in scores if not score.ok) if self.failures[-1][0] else None
+            reason = f"; the last: {first.status}, {first.error}" if first else ""
+            raise TrainingError(
+                f"{failed} of the last {total} edits have no score, more than the share that loop.max_failures allows "
+                f"({self.recipe.loop.max_failures:g}){reason}"
+            )
+
+    # ---- watching
+
+    def watch(self) -> dict[str, Any]:
+        """The monitor's view of the averaged weights."""
+        config = self.recipe.evaluation
+        tasks = _take(load_tasks(config.monitor), config.monitor_tasks)
+        with self._best():
+            found = self.evaluate(tasks, self.roles.monitor)
+        return {"kind": "monitor", "step": self.iteration, "seconds": round(self.seconds, 2), **found.summary()}
+
+    def evaluate(self, tasks: list[Task], reward: Any) -> Evaluation:
+        """Edits of `tasks` with paired noise, scored by `reward`."""
+        config = self.recipe.rollout
+        return evaluate(self.editor, tasks, reward, config.steps, batch=config.batch, context=self._context)
+
+    def _best(self) -> AbstractContextManager[None]:
+        return self.policies.use("ema") if self.recipe.policy.ema else nullcontext()
+
+    def _draw(self, batch: Batch) -> None:
+        members = self.recipe.rollout.members
+        rows = []
+        for place, task in enumerate(batch.tasks[:_GRID_ROWS]):
+            part = slice(place * members, (place + 1) * members)
+            rows.append(Row(task.source, task.instruction, batch.images[part], self._last_scores[part]))
+        path = self.folder / "grids" / f"iteration-{self.iteration:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid(rows).save(path)
+
+    # ---- state
+
+    def _fraction(self) -> float:
+        loop = self.recipe.loop
+        return self.seconds / (60 * loop.minutes) if loop.minutes else self.iteration / (loop.steps or 1)
+
+    def _save(self) -> None:
+        tensors, optimizers = self.optimizers.pack()
+        random_tensors, random_values = random_state()
+        state = {
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "noise": self.noise,
+            "failures": list(self.failures),
+            "skipped": self.skipped,
+            "optimizers": optimizers,
+            "random": random_values,
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+        tables = {**self.policies.tables(), **tensors, "random": random_tensors}
+        save_checkpoint(self.folder, self.iteration, tables, state)
+
+    def _restore(self) -> bool:
+        found = load_checkpoint(self.folder)
+        if found is None:
+            return False
+        for name, table in self.policies.tables().items():
+            if name not in found.tensors:
+                raise ConfigError(f"{found.path} has no weights {name!r}: it was made with other policy settings")
+            check_weights(table, found.tensors[name], found.path)
+        self.policies.restore(found.tensors)
+        self.optimizers.unpack(found.tensors, found.state["optimizers"])
+        restore_random_state(found.tensors["random"], found.state["random"])
+        self.iteration, self.updates, self.seconds = found.step, found.state["updates"], found.state["seconds"]
+        self.noise, self.skipped = found.state["noise"], found.state["skipped"]
+        self.failures.extend(found.state["failures"])
+        return True
+
+    def _context(self) -> AbstractContextManager[Any]:
+        return autocast(self.accelerator.device, self.recipe.loop.autocast)
+
+
+def load_algorithm(settings: dict[str, Any]) -> Algorithm:
+    """The algorithm that a recipe names, with its settings."""
+    module, _, name = ALGORITHMS[settings["name"]].partition(":")
+    return read_config(getattr(import_module(module), name), settings, "algorithm")
+
+
+def train(
+    recipe: Recipe, folder: Path, resume: bool = False, on_log: Callable[[dict[str, Any]], None] | None = None
+) -> Result:
+    """Everything that `recipe` says, into `folder`."""
+    check_roles(recipe.roles)
+    load_algorithm(recipe.algorithm)
+    accelerator = Accelerator(mixed_precision="no")  # autocast is ours: rollout and replay must compute alike
+    if accelerator.num_processes > 1:
+        raise ConfigError("reward training runs in one process; start it without a launcher")
+    editor = load_editor(recipe.editor, device=accelerator.device)
+    trainer = Trainer(recipe, editor, load_roles(recipe.roles), load_tasks(recipe.data), folder, accelerator, on_log)
+    trainer.fit(resume)
+    return trainer.finish()
+
+
+def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
+    """The entry of `mmreward train` for `task: grpo`."""
+    train(read_config(Recipe, recipe), folder, resume)
+
+
+def _overall(scores: list[Score]) -> torch.Tensor:
+    return torch.tensor([score.overall for score in scores], dtype=torch.float64)
+
+
+def _take(tasks: Tasks, count: int) -> list[Task]:
+    return [tasks.task(index) for index in range(count)]

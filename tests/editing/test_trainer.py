@@ -1,0 +1,240 @@
+"""The trainer on a small random editor: it learns, resumes exactly, keeps failures out, and refuses what cannot be."""
+
+import copy
+import json
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image, ImageStat
+
+from editing import trainer as trainer_module
+from editing.data import Task
+from editing.recipe import Recipe
+from editing.roles import Roles, RolesConfig, check_roles, measures
+from editing.trainer import Trainer, run
+from editing.weights import Policies, PolicyConfig
+from mmreward.config import ConfigError, read_config
+from mmreward.score import Score
+from mmreward.training import CheckpointError, Interrupted, TrainingError, load_checkpoint, read_log
+
+ROLES = {"reward": "pixels", "monitor": "oracle"}
+
+
+class Redness:
+    """A reward that a few steps can raise: the mean of the red channel. `fails` says which edits have no score."""
+
+    name, dims, is_differentiable = "redness", ("instruction_following",), False
+
+    def __init__(self, fails=lambda number: False):
+        self.fails, self.calls = fails, 0
+
+    def score(self, edits):
+        self.calls += 1
+        scores = []
+        for number, edit in enumerate(edits):
+            red = ImageStat.Stat(edit.image("edited")).mean[0] / 255
+            scores.append(Score.failed("timeout", "too slow") if self.fails(number) else Score(red))
+        return scores
+
+
+class Squares:
+    """Tasks with plain sources."""
+
+    def task(self, index):
+        source = Image.new("RGB", (64, 64), (40 * index % 256, 90, 120))
+        return Task(f"square-{index}", source, "make the circle red", target=source)
+
+
+def recipe(**changes) -> Recipe:
+    settings = {
+        "roles": ROLES,
+        "rollout": {"groups": 2, "members": 4, "steps": 4, "window": 2, "rule": "flow", "eta": 0.7},
+        "policy": {"weights": "full", "ema": 0.5},
+        "algorithm": {"name": "grpo", "clip": 1e-2},
+        "loop": {"steps": 4, "lr": 1e-3, "warmup": 0, "autocast": "no", "micro_batch": 4, "updates": 2},
+        "advantage": {"floor": 1e-5},
+        "evaluation": {"every": 2, "monitor_tasks": 2, "final_tasks": 3},
+    }
+    for path, value in changes.items():
+        inner = settings
+        *parents, last = path.split("__")
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    return Recipe.model_validate(settings)
+
+
+@pytest.fixture
+def make(random_editor, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "load_tasks", lambda config: Squares())
+
+    def build(name="run", reward=None, on_log=None, **changes):
+        settings = recipe(**changes)
+        editor = copy.deepcopy(random_editor)
+        editor.module.requires_grad_(True)
+        roles = Roles(reward or Redness(), Redness(), Redness())
+        return Trainer(settings, editor, roles, Squares(), tmp_path / name, Accelerator(cpu=True), on_log)
+
+    return build
+
+
+def test_reward_rises_and_everything_is_written(make, tmp_path):
+    changes = {"rollout__members": 8, "evaluation__every": 6, "evaluation__final_tasks": 12, "algorithm__clip": 0.1}
+    trainer = make(loop__steps=12, loop__lr=1e-2, **changes)
+    trainer.fit(resume=False)
+    result = trainer.finish()
+    log = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "train"]
+    final = json.loads((tmp_path / "run" / "result.json").read_text())["final"]
+    assert result.after.overall > result.before.overall and final["pairs"] == 12
+    assert final["change"] > 3 * final["standard_error"]
+    assert set(log[0]["timing"]) == {"encode", "sample", "decode", "reward", "update", "other"}
+    assert log[0]["repeat_noise"] == 0 and log[0]["statuses"] == {"ok": 16}
+    monitor = [line["step"] for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "monitor"]
+    assert monitor == [0, 6, 12]
+    assert (tmp_path / "run" / "grids" / "iteration-000006.png").is_file()
+    assert (tmp_path / "run" / "editor" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("weights", ["full", "lora"])
+def test_resume_equals_never_stopped(make, tmp_path, weights):
+    common = {"policy__weights": weights, "algorithm__kl": 0.1}
+    make("whole", **common).fit(resume=False)
+
+    def interrupt(entry):
+        if entry["step"] == 2 and entry["kind"] == "train":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        make("parted", on_log=interrupt, **common).fit(resume=False)
+    assert load_checkpoint(tmp_path / "parted").step == 2
+    with pytest.raises(ConfigError, match="--resume"):
+        make("parted", **common).fit(resume=False)
+    make("parted", **common).fit(resume=True)
+    a, b = load_checkpoint(tmp_path / "whole"), load_checkpoint(tmp_path / "parted")
+    assert a.step == b.step == 4 and set(a.tensors) == set(b.tensors)
+    for table, values in a.tensors.items():
+        assert all(torch.equal(value, b.tensors[table][name]) for name, value in values.items()), table
+
+    def lines(name):
+        kept = read_log(tmp_path / name / "log.jsonl")
+        return [{k: v for k, v in line.items() if k not in ("seconds", "timing")} for line in kept]
+
+    assert lines("whole") == lines("parted")
+
+
+@pytest.mark.parametrize("autocast", ["no", "bf16"])
+def test_first_update_is_on_policy(make, autocast):
+    trainer = make(loop__autocast=autocast, loop__updates=1, loop__micro_batch=3)
+    _, entry = trainer.step()
+    assert entry["ratio_deviation"] <= 0.05 * 1e-2
+
+
+def test_off_policy_start_is_refused(make, monkeypatch):
+    trainer = make()
+    real = trainer_module.collect
+
+    def shifted(*args):
+        batch = real(*args)
+        batch.trajectory.logp.add_(0.1)
+        return batch
+
+    monkeypatch.setattr(trainer_module, "collect", shifted)
+    with pytest.raises(TrainingError, match="not on-policy"):
+        trainer.step()
+
+
+def test_gradient_does_not_depend_on_the_micro_batch(make):
+    found = []
+    for size in (8, 3, 1):
+        trainer = make(f"run{size}", loop__micro_batch=size, loop__updates=1)
+        trainer.step()
+        found.append(torch.cat([p.detach().flatten() for p in trainer.policies.parameters()]))
+    assert torch.allclose(found[0], found[1], atol=1e-5) and torch.allclose(found[0], found[2], atol=1e-5)
+
+
+def test_failures_are_masked_counted_and_bounded(make):
+    trainer = make(reward=Redness(lambda number: number == 1))
+    batch, entry = trainer.step()
+    assert entry["statuses"] == {"ok": 7, "timeout": 1}
+    with pytest.raises(TrainingError, match="of the last 8 edits have no score.*timeout, too slow"):
+        make("worse", reward=Redness(lambda number: number % 2)).step()
+    whole_group = make("group", reward=Redness(lambda number: number < 3), loop__max_failures=0.5)
+    assert whole_group.step()[1]["dropped_groups"] == 1
+    nothing = make("nothing", reward=Redness(lambda number: True), loop__max_failures=1.0)
+    before = [p.detach().clone() for p in nothing.policies.parameters()]
+    nothing.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, nothing.policies.parameters()))
+
+
+def test_every_lora_parameter_gets_a_gradient(make):
+    trainer = make(policy__weights="lora", loop__updates=1)
+    trainer.step()  # after it the second factors are no longer zero
+    start = {name: p.detach().clone() for name, p in trainer.policies.present.items()}
+    trainer.step()
+    assert start and all("lora" in name for name in start)
+    assert all(not torch.equal(p, start[name]) for name, p in trainer.policies.present.items())
+
+
+def test_checkpoint_of_other_settings_is_refused(make):
+    make().fit(resume=False)
+    with pytest.raises(CheckpointError, match="another model"):
+        make(policy__weights="lora").fit(resume=True)
+
+
+def test_policy_sets(random_editor):
+    editor = copy.deepcopy(random_editor)
+    policies = Policies.of(editor, PolicyConfig(weights="lora", rank=2, alpha=2), ("start", "ema"))
+    name, parameter = next(iter(policies.present.items()))
+    with torch.no_grad():
+        parameter.add_(1)
+    moved = parameter.detach().clone()
+    policies.follow("ema", 0.75)
+    assert torch.allclose(policies.sets["ema"][name], policies.sets["start"][name] + 0.25)
+    with policies.use("start"):
+        assert torch.equal(parameter, policies.sets["start"][name])
+    assert torch.equal(parameter, moved)
+    policies.adopt("ema")
+    assert torch.allclose(parameter, moved - 0.75) and policies.distance("start") > 0
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"reward": "pixels", "monitor": "pixels"},
+        {"reward": "recommended", "monitor": "clip:tiny?domain=any", "final": "oracle"},
+        {"reward": {"members": {"a": "oracle", "b": {"reward": "pixels"}}}, "monitor": "clip:tiny", "final": "oracle"},
+    ],
+)
+def test_a_measure_with_two_roles_is_refused(roles):
+    with pytest.raises(ConfigError, match="is both"):
+        check_roles(RolesConfig(**roles))
+
+
+def test_measures_of_a_combination():
+    assert measures("recommended") == {"vlm:tiny", "clip:tiny", "pixels"}
+    check_roles(RolesConfig(reward="recommended", monitor="target", final="oracle"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lopp": {}}, "did you mean 'loop'"),
+        ({"loop": {"stepz": 3}}, "did you mean 'steps'"),
+        ({"rollout": {"window": 8, "steps": 8}}, "window 8 must be smaller than steps 8"),
+        ({"rollout": {"members": 1}}, "rollout.members"),
+        ({"rollout": {"rule": "floww"}}, "unknown sampling rule"),
+        ({"algorithm": {"name": "gpro"}}, "one of grpo"),
+        ({"loop": {"steps": 1, "updates": 500}}, "loop.updates 500"),
+    ],
+)
+def test_wrong_recipes_are_explained(change, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(Recipe, {"roles": ROLES, "loop": {"steps": 1}, **change})
+
+
+def test_unknown_algorithm_setting_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="unknown key 'klip'; did you mean 'clip'"):
+        run({"roles": ROLES, "loop": {"steps": 1}, "algorithm": {"name": "grpo", "klip": 1}}, tmp_path, False)
