@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from mmreward.shapes.language import KINDS
@@ -33,14 +34,11 @@ def export(folder: Path, kinds: Sequence[str], tasks: int, candidates: int, spli
             for candidate in world.candidates(task, candidates):
                 seen[candidate.flaw] = seen.get(candidate.flaw, 0) + 1
                 again = f"-{seen[candidate.flaw]}" if seen[candidate.flaw] > 1 else ""
-                rows.append(_row(task, candidate, name, f"{name}-{_flaw(candidate)}{again}"))
-                _save(candidate.image, folder, rows[-1]["id"])
+                row_id = f"{name}-{'right' if candidate.flaw == 'none' else candidate.flaw}{again}"
+                rows.append(_row(task, candidate, name, row_id))
+                _save(candidate.image, folder, row_id)
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
-
-
-def _flaw(candidate: Candidate) -> str:
-    return "right" if candidate.flaw == "none" else candidate.flaw
 
 
 def _row(task: Task, candidate: Candidate, name: str, row_id: str) -> dict[str, str | float]:
@@ -57,8 +55,8 @@ def _row(task: Task, candidate: Candidate, name: str, row_id: str) -> dict[str, 
     }
 
 
-def _save(image: object, folder: Path, name: str) -> None:
-    Image.fromarray(image).save(folder / "images" / f"{name}.png", optimize=True)  # type: ignore[arg-type]
+def _save(image: np.ndarray, folder: Path, name: str) -> None:
+    Image.fromarray(image).save(folder / "images" / f"{name}.png", optimize=True)
 
 
 def _main() -> None:
