@@ -6,8 +6,8 @@ __all__ = ["Evaluation", "compare", "evaluate", "sample"]
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ class Evaluation:
 
     @property
     def success(self) -> float | None:
-        """Share of all tasks that succeeded, for rewards that say so in `raw`; an edit without a score is no success."""
+        """Share of all tasks that succeeded, for rewards that say so in `raw`; an edit without a score is no
+        success.
+        """
         if not any("success" in score.raw for score in self.scores):
             return None
         return sum(bool(score.raw.get("success", 0)) for score in self.scores) / len(self.scores)
@@ -64,15 +66,18 @@ def sample(
     *,
     noise: str = "evaluation",
     batch: int = 64,
-    context: AbstractContextManager[Any] | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Image.Image]:
-    """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id)."""
+    """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id).
+
+    `context` makes what the forward passes run under (autocast).
+    """
     images: list[Image.Image] = []
     for start in range(0, len(tasks), batch):
         part = tasks[start : start + batch]
         condition = editor.collate(editor.encode([task.source for task in part], [task.instruction for task in part]))
         x = torch.stack([editor.prior(f"{noise}/{task.id}", 0, condition.latent_shape) for task in part])
-        with torch.no_grad(), context or torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), context():
             final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
             images += to_images(editor.decode(final, condition))
     return images
@@ -85,7 +90,7 @@ def evaluate(
     steps: int,
     *,
     batch: int = 64,
-    context: AbstractContextManager[Any] | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Evaluation:
     """Edit every task and score the edits; the reward sees known good results too."""
     images = sample(editor, tasks, steps, batch=batch, context=context)

@@ -1,4 +1,6 @@
-"""Image grids for people: one row a group, the source first, then its candidates from best to worst with their scores."""
+"""Image grids for people: one row a group, the source first, then its candidates from best to worst
+with their scores.
+"""
 
 __all__ = ["Row", "grid"]
 

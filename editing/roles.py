@@ -35,7 +35,9 @@ class Roles:
 
 
 def measures(spec: Spec) -> frozenset[str]:
-    """The single rewards that `spec` is made of, without their options: "recommended" -> clip:tiny, pixels, vlm:tiny."""
+    """The single rewards that `spec` is made of, without their options: "recommended" -> clip:tiny,
+    pixels, vlm:tiny.
+    """
     if isinstance(spec, Mapping):
         members = spec.get("members") or {}
         if not isinstance(members, Mapping):

@@ -20,6 +20,7 @@ from mmreward.score import Score
 LOADERS: dict[str, str] = {
     "pixels": "mmreward.rewards.pixels:load",
     "oracle": "mmreward.rewards.oracle:load",
+    "target": "mmreward.rewards.target:load",
     "clip": "mmreward.rewards.clip:load",
     "vlm": "mmreward.rewards.vlm:load",
 }
