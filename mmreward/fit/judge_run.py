@@ -1,0 +1,158 @@
+"""The run behind the recipe task "judge": puts model, batches, helper heads and the loop together, and exports."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmreward.fit.judge_check import order, spearman
+from mmreward.fit.judge_data import Batches, Frame, Group, world_group
+from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer, save_judge
+from mmreward.fit.judge_train import JudgeTrainer
+from mmreward.judge.question import QuestionSet, load_questions
+from mmreward.shapes import World
+from mmreward.training import Group as Parameters
+from mmreward.training import LoopConfig, fit
+from mmreward.training.loop import autocast
+
+if TYPE_CHECKING:
+    from mmreward.fit.judge import JudgeRecipe
+
+__all__ = ["frame_of", "train", "validate"]
+
+
+def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
+    """Train, validate and export; returns the numbers on validation tasks."""
+    model, processor = _start(config)
+    questions = load_questions(config.questions)
+    frame = frame_of(processor, questions)
+    trainer = JudgeTrainer(model, frame, config.dense_steps, config.compiled)
+    batches = Batches(
+        World("train", config.loop.seed),
+        processor.tokenizer,
+        processor.image_processor,
+        frame,
+        groups=config.groups,
+        candidates=config.candidates,
+        text_length=config.text_length,
+        look_steps=config.look_steps,
+        look_groups=config.look_groups,
+        first=config.first_task,
+        extra=_extra(config),
+        share=config.share,
+    )
+    held = [world_group(World("validation", 0), i, 8) for i in range(config.check_groups)]
+    checked = -1.0
+
+    def check(entry: dict[str, Any]) -> None:
+        nonlocal checked
+        if held and entry["seconds"] - checked > 60 * config.check_minutes and entry["step"] >= config.look_steps:
+            checked = entry["seconds"]
+            numbers = validate(trainer, batches, held, config.loop.autocast)
+            with (folder / "validation.jsonl").open("a") as stream:
+                stream.write(json.dumps({"step": entry["step"], "seconds": entry["seconds"], **numbers}) + "\n")
+
+    result = fit(
+        trainer,
+        batches.at,
+        trainer.loss,
+        config.loop,
+        folder,
+        resume=resume,
+        parameter_groups=parameter_groups(trainer, config.loop),
+        on_log=check,
+        title="judge",
+    )
+    if result.ema_state:
+        trainer.load_state_dict(result.ema_state)
+    numbers = validate(trainer, batches, held, config.loop.autocast) if held else {}
+    save_judge(model, processor, folder / "model")
+    return {"steps": result.steps, "minutes": round(result.seconds / 60, 1), **numbers}
+
+
+def frame_of(processor: Any, questions: QuestionSet) -> Frame:
+    """The fixed text of a question set as token ids. The set must hold no text of its own but the questions."""
+    if (questions.shared, questions.candidate) != ("{instruction}{source}", "{edited}"):
+        raise ValueError(f"the tiny judge needs a bare question set, such as shapes-1; {questions.version} is not one")
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(processor.tokenizer(text)["input_ids"])
+
+    message = [{"role": "user", "content": [{"type": "text", "text": "{here}"}]}]
+    head, tail = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False).split("{here}")
+    start, end = ids("<|vision_start|><|vision_end|>")
+    asks = tuple(ids(text + tail) for text in questions.questions.values())
+    return Frame(ids(head), (start, end), asks, tuple(ids(label)[0] for label in questions.labels))
+
+
+def parameter_groups(trainer: JudgeTrainer, config: LoopConfig) -> list[Parameters]:
+    """Muon for the matrices of all blocks; AdamW for the rest, three times as fast for the patch embedding."""
+    patch = trainer.judge.model.visual.patch_embed.proj.weight
+    if config.optimizer == "adamw":
+        matrices: list[nn.Parameter] = []
+    else:
+        towers = trainer.judge.model.visual, trainer.judge.model.language_model
+        matrices = [m.weight for tower in towers for m in tower.modules() if isinstance(m, nn.Linear)]
+    taken = {id(patch), *map(id, matrices)}
+    rest = [p for p in trainer.parameters() if id(p) not in taken]
+    return [Parameters(matrices, "muon"), Parameters(rest), Parameters([patch], lr_scale=3.0)]
+
+
+def validate(trainer: JudgeTrainer, batches: Batches, held: list[Group], precision: str) -> dict[str, float]:
+    """Agreement with the oracle on held-out groups."""
+    trainer.eval()
+    found = []
+    with autocast(next(trainer.parameters()).device, precision):
+        for start in range(0, len(held), 16):
+            found.append(trainer.scores(batches.batch(held[start : start + 16])).float().numpy())
+    trainer.train()
+    scores = np.concatenate(found)
+    labels = np.stack([group.labels for group in held])
+    numbers = {
+        name: spearman(scores[..., i].ravel(), labels[..., i].ravel())
+        for i, name in enumerate(("following", "preservation", "quality"))
+    }
+    overall = [f * (0.6 + 0.4 * p) * (0.5 + 0.5 * q) for f, p, q in (np.moveaxis(scores, -1, 0), np.moveaxis(labels, -1, 0))]
+    hard = [_hard(group) for group in held]
+    numbers["pairs"] = order(overall[0], overall[1]).right
+    numbers["hard_pairs"] = order(overall[0], overall[1], hard).right
+    numbers["overall_error"] = float(np.abs(overall[0] - overall[1]).mean())
+    return {name: round(value, 4) for name, value in numbers.items()}
+
+
+def _hard(group: Group) -> np.ndarray:
+    """Pairs at similar pixel distance from the source (within 30 %), neither of them a copy of it: bool [K, K]."""
+    source = group.source_image.astype(np.float32)
+    distance = np.asarray([np.abs(image - source).mean() for image in group.images])
+    near = np.maximum(distance[:, None], distance) <= 1.3 * np.minimum(distance[:, None], distance)
+    moved = distance > 0.5
+    return near & moved[:, None] & moved
+
+
+def _start(config: JudgeRecipe) -> tuple[Any, Any]:
+    if config.start:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from mmreward.assets import model_folder
+
+        folder = Path(config.start) if Path(config.start).is_dir() else model_folder(config.start)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
+    world = World("train", config.loop.seed, kept_out="include")
+    texts = [text for task in world.tasks(6000) for text in (task.instruction, task.source_caption)]
+    tokenizer = new_tokenizer(texts, config.model.vocabulary)
+    return new_model(config.model, tokenizer, config.loop.seed), new_processor(tokenizer)
+
+
+def _extra(config: JudgeRecipe) -> list[Group]:
+    if not config.extra:
+        return []
+    from mmreward.fit.judge_extra import read_outputs
+
+    return [group for name in config.extra for group in read_outputs(Path(name))]

@@ -1,0 +1,1 @@
+"""A vision-language model as judge: backends, ways of judging, questions. They do not know each other."""

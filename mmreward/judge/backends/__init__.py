@@ -1,0 +1,1 @@
+"""Where a judge's model runs. A backend offers `probabilities(prompts, labels)` and `generate(prompts)`."""
