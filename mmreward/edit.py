@@ -105,7 +105,7 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
     """
     if image.size == size:
         return image
-    if abs((image.width * size[1]) / (image.height * size[0]) - 1) > 0.02:
+    if abs(image.width * size[1] - image.height * size[0]) * 50 > image.height * size[0]:
         return None
     return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BICUBIC)
 

@@ -51,7 +51,7 @@ def _row(task: Task, candidate: Candidate, name: str, row_id: str) -> dict[str, 
         "target_caption": task.target_caption,
         "kind": task.kind,
         "flaw": candidate.flaw,
-        "oracle": round(candidate.truth.overall, 4),
+        "oracle_label": round(candidate.truth.overall, 4),
     }
 
 
