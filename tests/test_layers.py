@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"mmreward": {"editing", "app"}, "editing": {"app"}}
-HEAVY = {"torch", "torchvision", "transformers", "diffusers", "open_clip", "gradio", "ray", "openai", "pyarrow", "scipy"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "open_clip",
+    "gradio",
+    "ray",
+    "openai",
+    "pyarrow",
+    "scipy",
+}
 
 
 def imports_of(file: Path) -> set[str]:

@@ -33,7 +33,12 @@ def test_an_installed_wheel_scores(tmp_path):
     subprocess.run([*PIP, "install", "--no-deps", "--target", str(place), str(wheel)], check=True, timeout=120)
     environment = {**os.environ, "PYTHONPATH": str(place)}
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(place)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", USE, str(place)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "24 ok" in done.stdout and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 24

@@ -33,7 +33,7 @@ def failing(status="timeout", optional=False, dims=()):
 
 
 def one(overall, dims=None, **members):
-    score, = Combination("test", members, overall, dims).score([EDIT])
+    (score,) = Combination("test", members, overall, dims).score([EDIT])
     return score
 
 
@@ -117,7 +117,7 @@ def test_yaml(tmp_path):
         "overall: {method: geometric, weights: {preservation: 1, quality: 1}}\n"
     )
     reward = load_reward(tmp_path / "mine.yaml")
-    score, = reward.score([EDIT])
+    (score,) = reward.score([EDIT])
     assert reward.name == "mine" and reward.dims == ("preservation", "quality") and score.overall == 1.0
 
 

@@ -41,7 +41,10 @@ REFUSED = {
     "folder": (".", "is not a file"),
     "no bytes": (b"", "empty (0 bytes)"),
     "text": (b"this is not an image", "is not an image that can be read"),
-    "a program for Ghostscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image that can be read"),
+    "a program for Ghostscript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "is not an image that can be read",
+    ),
     "truncated PNG": (encoded(NOISE)[:3000], "cannot be decoded"),
     "truncated JPEG": (encoded(NOISE, "JPEG")[:900], "cannot be decoded"),
     "only a header": (encoded(NOISE)[:20], "an"),
@@ -156,7 +159,14 @@ def test_an_edit_cannot_change_and_opens_its_images_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "fits"),
-    [((100, 100), True), ((96, 96), True), ((102, 100), True), ((103, 100), False), ((100, 103), False), ((1, 1), True)],
+    [
+        ((100, 100), True),
+        ((96, 96), True),
+        ((102, 100), True),
+        ((103, 100), False),
+        ((100, 103), False),
+        ((1, 1), True),
+    ],
 )
 def test_fit_allows_two_percent_of_aspect_ratio(size, fits):
     result = fit(plain(size=size), (100, 100))

@@ -29,7 +29,10 @@ def triplets(tmp_path):
     """Three edits, the last without a target."""
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "b.png")
-    rows = [{"id": f"r{i}", "task": "t", "instruction": "make it blue", "source": "a.png", "target": "b.png"} for i in (0, 1)]
+    rows = [
+        {"id": f"r{i}", "task": "t", "instruction": "make it blue", "source": "a.png", "target": "b.png"}
+        for i in (0, 1)
+    ]
     rows.append({"id": "r2", "task": "u", "instruction": "make it blue", "source": "a.png"})
     (tmp_path / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "triplets.jsonl"
