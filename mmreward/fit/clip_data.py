@@ -8,7 +8,7 @@ and, for each image, whether it does what the instruction asks.
 
 from __future__ import annotations
 
-__all__ = ["Batch", "build_tokenizer", "make_batch", "roughen"]
+__all__ = ["Batch", "build_tokenizer", "make_batch", "near_scenes", "roughen"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def make_batch(
     instructions: list[str] = []
     for task in world.tasks(groups, start=step * groups):
         candidates = world.candidates(task, min(_CANDIDATES, members - 1))
-        near = _near(task, members - 1 - len(candidates), rng)
+        near = near_scenes(task, members - 1 - len(candidates), world.split, rng)
         members_scenes = [task.source, *[c.scene for c in candidates], *near]
         images += [task.source_image, *[c.image for c in candidates], *[render(s, world.size) for s in near]]
         scenes += members_scenes
@@ -80,8 +80,8 @@ def make_batch(
     )
 
 
-def _near(task: Task, count: int, rng: np.random.Generator) -> list[Scene]:
-    """Scenes one change away from the source or the target; never one of another split or with a kept-out pair."""
+def near_scenes(task: Task, count: int, split: str, rng: np.random.Generator) -> list[Scene]:
+    """Scenes of `split` one change away from a task's source or target, without kept-out pairs."""
     found: list[Scene] = []
     while len(found) < count:
         scene = task.source if rng.random() < 0.6 else task.target
@@ -90,7 +90,7 @@ def _near(task: Task, count: int, rng: np.random.Generator) -> list[Scene]:
             continue
         scene = jittered(apply(scene, (change,)), rng)
         pairs = {shape.pair for shape in scene.shapes}
-        if len(pairs) == len(scene.shapes) <= 5 and not pairs & KEPT_OUT_PAIRS and split_of(scene) == "train":
+        if len(pairs) == len(scene.shapes) <= 5 and not pairs & KEPT_OUT_PAIRS and split_of(scene) == split:
             found.append(scene)
     return found
 

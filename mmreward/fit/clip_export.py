@@ -1,0 +1,220 @@
+"""From a trained CLIP to a folder: weights in bfloat16, configuration, tokenizer, maps, numbers and card.
+
+The maps and the numbers are measured through the reward itself, loaded from the folder that is written, so that they
+hold for what a user gets.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Measured", "export", "fit_maps", "measure", "retrieval", "write_config"]
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmreward.edit import Edit
+from mmreward.fit.clip_data import near_scenes
+from mmreward.monotone import MonotoneMap, fit_monotone
+from mmreward.rewards.clip import ClipReward, load
+from mmreward.score import Score
+from mmreward.shapes import WORLD_VERSION, World, render
+from mmreward.shapes.oracle import Truth
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmreward.fit.clip import ClipRecipe
+
+_CANDIDATES = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of candidate edits with their true labels; `group` numbers the tasks; the first of a group is right."""
+
+    scores: Sequence[Score]
+    truths: Sequence[Truth]
+    group: np.ndarray
+
+    def raw(self, name: str) -> np.ndarray:
+        return np.asarray([score.raw.get(name, np.nan) for score in self.scores])
+
+    def dim(self, name: str) -> np.ndarray:
+        return np.asarray([score.overall if name == "overall" else score.dims.get(name, np.nan) for score in self.scores])
+
+    def true(self, name: str) -> np.ndarray:
+        return np.asarray([getattr(truth, name) for truth in self.truths])
+
+
+def export(
+    clip: nn.Module,
+    config: dict[str, Any],
+    tokenizer: Any,
+    settings: ClipRecipe,
+    steps: int,
+    seconds: float,
+    folder: Path,
+) -> None:
+    """Write the model folder: first with plain maps, then, measured through it, with the fitted ones and the card."""
+    import torch
+    from safetensors.torch import save_file
+
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in clip.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    write_config(folder, config)
+    tokenizer.save_pretrained(folder)
+
+    data = settings.data
+    about: dict[str, Any] = {
+        "name": settings.name,
+        "domain": "shapes",
+        "world_version": WORLD_VERSION,
+        "half_trained": False,
+        "data": (
+            f"shapes world, split train, seed {data.seed}: {steps * data.groups * data.members:,} images with captions in "
+            f"{steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without the "
+            "kept-out shape-colour pairs, kinds of instruction and flaws"
+        ),
+        "command": f"mmreward train {settings.name} --out runs/{settings.name}",
+        "minutes": round(seconds / 60, 1),
+        "parameters": sum(p.numel() for p in clip.parameters()),
+    }
+    _write_json(folder / "mmreward.json", about)
+    about["maps"] = {
+        name: found.to_json() for name, found in fit_maps(load(str(folder)), settings.measure.fit_tasks).items()
+    }
+    _write_json(folder / "mmreward.json", about)
+    reward = load(str(folder))
+    about["numbers"] = measure(reward, settings.measure.test_tasks)
+    about["measured_in_minutes"] = round((time.monotonic() - started) / 60, 1)
+    _write_json(folder / "mmreward.json", about)
+    (folder / "README.md").write_text(_card(about), encoding="utf-8")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """`open_clip_config.json`: the architecture, and images in [-1, 1] at the model's size."""
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    _write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
+
+
+def fit_maps(reward: ClipReward, tasks: int) -> dict[str, MonotoneMap]:
+    """Maps from cosines to the oracle's labels, on validation tasks."""
+    world = World("validation")
+    captioned, plain = _score(reward, world, tasks, captions=True), _score(reward, world, tasks, captions=False)
+    following, preservation = captioned.true("following"), captioned.true("preservation")
+    moved = np.where(np.isfinite(captioned.raw("no_edit")), np.nan, captioned.raw("direction"))
+    return {
+        "alignment": fit_monotone(captioned.raw("alignment"), following),
+        "direction": fit_monotone(moved, following),
+        "instruction": fit_monotone(plain.raw("instruction"), following),
+        "image": fit_monotone(captioned.raw("image"), preservation),
+        "kept": fit_monotone(captioned.raw("kept"), preservation),
+    }
+
+
+def measure(reward: ClipReward, tasks: int) -> dict[str, Any]:
+    """The numbers of the card, on test tasks that share no scene with the training."""
+    world = World("test")
+    captioned, plain = _score(reward, world, tasks, captions=True), _score(reward, world, tasks, captions=False)
+    return {
+        "candidates": len(captioned.scores),
+        "with captions": _agreement(captioned),
+        "with the instruction only": _agreement(plain),
+        "retrieval of the caption among 16 near scenes": retrieval(reward, world, tasks),
+    }
+
+
+def retrieval(reward: ClipReward, world: World, tasks: int) -> float:
+    """Share of images whose own caption is nearest among those of 16 scenes: the target and 15 one change away."""
+    hits = []
+    for task in world.tasks(tasks):
+        rng = np.random.default_rng([world.seed, task.index, 78])
+        distinct = {task.target.canonical: task.target}
+        while len(distinct) < _CANDIDATES:
+            (scene,) = near_scenes(task, 1, world.split, rng)
+            distinct.setdefault(scene.canonical, scene)
+        texts = [scene.caption(1) for scene in distinct.values()]
+        images = reward.embed_images([_picture(render(scene, world.size)) for scene in distinct.values()])
+        nearest = (images @ reward.embed_texts(texts).cpu().T).argmax(1)
+        hits += [int(found) == number for number, found in enumerate(nearest)]
+    return float(np.mean(hits))
+
+
+def _score(reward: ClipReward, world: World, tasks: int, captions: bool) -> Measured:
+    edits, truths, groups = [], [], []
+    for task in world.tasks(tasks):
+        source = _picture(task.source_image)
+        texts = {"source_caption": task.source_caption, "target_caption": task.target_caption} if captions else {}
+        for candidate in world.candidates(task, _CANDIDATES):
+            edits.append(Edit(task.instruction, source, _picture(candidate.image), **texts))
+            truths.append(candidate.truth)
+            groups.append(task.index)
+    return Measured(reward.score(edits), truths, np.asarray(groups))
+
+
+def _agreement(measured: Measured) -> dict[str, float]:
+    """Spearman's rho per dimension, pairs of a group (overall 0.1 apart) in the right order, right edits put first."""
+    from scipy.stats import spearmanr
+
+    names = {"following": "instruction_following", "preservation": "preservation", "overall": "overall"}
+    found = {f"spearman {a}": float(spearmanr(measured.dim(b), measured.true(a)).statistic) for a, b in names.items()}
+    overall, true = measured.dim("overall"), measured.true("overall")
+    right, first = [], []
+    for group in np.unique(measured.group):
+        mine = np.flatnonzero(measured.group == group)
+        score, label = overall[mine], true[mine]
+        apart = np.triu(np.abs(label[:, None] - label[None, :]) >= 0.1)
+        agree = np.sign(score[:, None] - score[None, :]) == np.sign(label[:, None] - label[None, :])
+        right += agree[apart].tolist()
+        first.append(score[0] >= score.max())
+    return found | {"pairs right": float(np.mean(right)), "true target first": float(np.mean(first))}
+
+
+def _picture(image: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(image)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(about: dict[str, Any]) -> str:
+    numbers = about["numbers"]
+    rows = ["with captions", "with the instruction only"]
+    columns = list(numbers[rows[0]])
+    table = [f"| {' | '.join(['', *columns])} |", "|---" * (len(columns) + 1) + "|"]
+    table += [f"| {' | '.join([row, *[f'{numbers[row][name]:.3f}' for name in columns]])} |" for row in rows]
+    found = numbers["retrieval of the caption among 16 near scenes"]
+    return "\n".join(
+        [
+            f"# {about['name']}",
+            "",
+            f"An open_clip model of {about['parameters'] / 1e6:.1f} million parameters for the shapes world "
+            f"({about['world_version']}): 64x64 images of coloured shapes and English about them. It knows nothing else; on "
+            "a photo the reward that loads it answers `not_applicable`.",
+            "",
+            f"- **Data**: {about['data']}.",
+            f"- **Made by**: `{about['command']}`, {about['minutes']} minutes on one CPU core; weights stored in bfloat16, "
+            "loaded as float32.",
+            "- **Use**: `mmreward score --reward clip:tiny`, or `open_clip.create_model('local-dir:FOLDER')`.",
+            f"- **Maps** in `mmreward.json`: cosines to the oracle's scale, fitted on validation tasks.",
+            "",
+            f"Agreement with the oracle on {numbers['candidates']:,} candidate edits of test scenes (16 a task), and the "
+            f"caption found among those of 16 scenes that differ by one change: {100 * found:.1f} % of images.",
+            "",
+            *table,
+            "",
+            "It is one part of a reward, not a judge: it does not see artefacts (quality), and preservation is read from "
+            "two embeddings only.",
+            "",
+        ]
+    )

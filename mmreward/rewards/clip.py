@@ -1,0 +1,315 @@
+"""CLIP as a reward: does the edited image agree with the text, did it move the way the text moved, is the rest there?
+
+With unit embeddings I0, I1 of the source and the edited image and T0, T1 of their captions:
+
+    alignment    cos(I1, T1); T1 is the target caption, else the instruction        (Hessel et al., CLIPScore, 2021)
+    direction    cos(I1 - I0, T1 - T0)                        (Gal et al., StyleGAN-NADA, 2021; the filter of Brooks et
+                                                              al., InstructPix2Pix, 2023); embeddings are normalised
+                                                              before the difference is taken
+    image        cos(I0, I1)
+    kept         1 - |r|^2 / 2, r = the part of I1 - I0 at right angles to T1 - T0: the image similarity with the change
+                 that was asked for taken out; equal to `image` without captions
+
+**No edit is not 0/0.** Where I1 = I0 (the same pixels, or embeddings that differ by less than rounding), the direction
+is "no edit": nothing moved towards the target, and its score is 0. Where the captions are the same, T1 = T0, no
+direction was asked for: it is undefined whatever the image did, and left out.
+
+**Scale.** Each cosine goes through a monotone map to [0, 1] that is kept with the model (`mmreward.json`, "maps"),
+fitted against known labels. A model without maps gets CLIPScore's scale, min(1, 2.5 max(cos, 0)), for alignment and
+direction, and max(cos, 0) for the image similarities; such numbers rank edits and mean little by themselves.
+
+    instruction_following = mean of the mapped alignment and direction (those that are defined)
+    preservation          = mapped `kept` with captions, else mapped `image`
+    overall               = instruction_following x (0.6 + 0.4 preservation)
+
+Quality is not measured. Images are resized and cropped as the model wants them, text beyond its context is cut;
+provenance says both.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_MAPS", "ClipReward", "Cosines", "cosines", "load"]
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmreward.domain import ANY, DOMAINS, check
+from mmreward.edit import Edit, ImageError
+from mmreward.monotone import MonotoneMap
+from mmreward.reward import unknown
+from mmreward.score import Score
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from mmreward.rewards.clip_model import ClipModel
+
+DEFAULT_MAPS = {
+    "alignment": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
+    "instruction": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
+    "direction": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
+    "image": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
+    "kept": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
+}
+"""For models without maps of their own. "instruction" is alignment with the instruction instead of a caption."""
+
+_SAME = 1e-5
+"""Embeddings (of length 1) closer than this are the same: float32 rounding stays below, one changed pixel above."""
+
+
+def load(model: str = "", **options: str) -> ClipReward:
+    """`clip:tiny`, `clip:FOLDER`, `clip:ViT-B-32/laion2b_s34b_b79k`, `clip:hf-hub:org/repo`.
+
+    Options: `device` (default: a GPU if there is one), `batch` (images at a time, default 64), `domain` ("any" insists
+    on an edit that lies outside of what the model knows).
+    """
+    for option in options:
+        if option not in ("device", "batch", "domain"):
+            raise unknown("option of 'clip'", option, ["device", "batch", "domain"])
+    if not model:
+        raise ValueError("the reward 'clip' needs a model, such as 'clip:tiny' or 'clip:ViT-B-32/laion2b_s34b_b79k'")
+    batch = options.get("batch", "64")
+    if not batch.isdigit() or int(batch) < 1:
+        raise ValueError(f"option batch of 'clip' must be a whole number from 1 upwards, got {batch!r}")
+    domain = options.get("domain")
+    if domain is not None and domain not in DOMAINS:
+        raise unknown("domain", domain, DOMAINS)
+    from mmreward.rewards.clip_model import open_model
+
+    return ClipReward(open_model(model, _device(options.get("device"))), batch=int(batch), domain=domain)
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=asked).device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"option device of 'clip': {asked!r} cannot be used ({error})") from None
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """What the embeddings say about one edit. `direction` is None where it is undefined, `kept` without captions."""
+
+    alignment: float
+    direction: float | None
+    image: float
+    kept: float | None
+    direction_is: str
+
+
+def cosines(source: Tensor, edited: Tensor, source_text: Tensor | None, text: Tensor) -> Cosines:
+    """The formulas of this module for one edit; all embeddings are float32 [D] of length 1.
+
+    `source_text` is the embedding of the source's caption; None where `text` is not a caption.
+    """
+    alignment, image = float(edited @ text), float(source @ edited)
+    if source_text is None:
+        return Cosines(alignment, None, image, None, "no captions")
+    moved, asked = edited - source, text - source_text
+    length, asked_length = float(moved.norm()), float(asked.norm())
+    if asked_length <= _SAME:
+        return Cosines(alignment, None, image, image, "the captions say the same")
+    if length <= _SAME:
+        return Cosines(alignment, 0.0, image, image, "no edit")
+    along = float(moved @ asked) / asked_length
+    kept = 1.0 - max(0.0, length**2 - along**2) / 2
+    return Cosines(alignment, max(-1.0, min(1.0, along / length)), image, kept, "captions")
+
+
+class ClipReward:
+    """`overall` is instruction following x (0.6 + 0.4 preservation), both from cosines of embeddings; see the module.
+
+    `raw` holds the cosines: `alignment` (`instruction` where the text was the instruction), `direction`, `image`,
+    `kept`, and `no_edit` (1.0) for an edit that changed nothing.
+    """
+
+    dims = ("instruction_following", "preservation")
+    is_differentiable = True
+
+    def __init__(self, model: ClipModel, *, batch: int = 64, domain: str | None = None) -> None:
+        import open_clip
+
+        self.model, self.batch = model, batch
+        self.name = f"clip:{model.name}"
+        known_for = str(model.about.get("domain", ANY))
+        self._domain = domain or known_for
+        given = model.about.get("maps", {})
+        if extra := set(given) - set(DEFAULT_MAPS):
+            raise unknown(f"map of {model.name}", extra.pop(), DEFAULT_MAPS)
+        self.maps = DEFAULT_MAPS | {name: MonotoneMap.read(value, f"map {name!r}") for name, value in given.items()}
+        self._device = next(model.module.parameters()).device
+        self._specials = _special_tokens(model.tokenize)
+        settings = model.preprocessing
+        self._provenance = {
+            "reward": self.name,
+            "version": 1,
+            "revision": model.revision,
+            "backend": f"open_clip {open_clip.__version__}",
+            "dtype": "float32",
+            "preprocessing": f"{settings['resize_mode']} {settings['size']} {settings['interpolation']}",
+            "maps": "fitted" if given else "default",
+            "domain": "ignored" if domain == ANY != known_for else self._domain,
+        }
+
+    def score(self, edits: Sequence[Edit]) -> list[Score]:
+        return [
+            score for start in range(0, len(edits), self.batch) for score in self._chunk(edits[start:][: self.batch])
+        ]
+
+    def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
+        """`overall` as a differentiable function of images [B, 3, H, W] in [0, 1], without captions: [B] in [0, 1]."""
+        text = self.embed_texts(list(instructions))
+        before, after = (self._embed_pixels(self._fit(images)) for images in (source, edited))
+        following = self.maps["instruction"].tensor((after * text).sum(-1))
+        preservation = self.maps["image"].tensor((before * after).sum(-1))
+        return following * (0.6 + 0.4 * preservation)
+
+    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
+        scores: list[Score | None] = [self._obstacle(edit) for edit in edits]
+        good = [edit for edit, obstacle in zip(edits, scores, strict=True) if obstacle is None]
+        if good:
+            fresh = iter(self._measure(good))
+            scores = [next(fresh) if score is None else score for score in scores]
+        return [score for score in scores if score is not None]
+
+    def _obstacle(self, edit: Edit) -> Score | None:
+        """The failed score of an edit that cannot be measured."""
+        if not edit.instruction.strip() and not (edit.target_caption or "").strip():
+            return self._failed("not_applicable", "the instruction is empty, and there is no target caption")
+        try:
+            edit.image("source"), edit.image("edited")
+            outside = check(self._domain, edit)
+        except ImageError as error:
+            return self._failed(error.status, error.message)
+        return self._failed("not_applicable", outside) if outside else None
+
+    def _failed(self, status: Any, error: str) -> Score:
+        return Score.failed(status, error, provenance=self._provenance)
+
+    def _measure(self, edits: Sequence[Edit]) -> list[Score]:
+        images = [image for edit in edits for image in (edit.image("source"), edit.image("edited"))]
+        pictures = self.embed_images(images)
+        texts = list(dict.fromkeys(text for edit in edits for text in _texts(edit) if text is not None))
+        rows = dict(zip(texts, self.embed_texts(texts).cpu(), strict=True))
+        too_long = self._too_long(texts)
+        scores = []
+        for number, edit in enumerate(edits):
+            source_caption, text = _texts(edit)
+            source_text = None if source_caption is None else rows[source_caption]
+            found = cosines(pictures[2 * number], pictures[2 * number + 1], source_text, rows[text])
+            scores.append(self._score(edit, found, bool(too_long & {source_caption, text})))
+        return scores
+
+    def _score(self, edit: Edit, found: Cosines, cut: bool) -> Score:
+        by_caption = bool((edit.target_caption or "").strip())
+        kind = "alignment" if by_caption else "instruction"
+        provenance = {**self._provenance, "text": "target caption" if by_caption else "instruction"}
+        provenance["direction"] = found.direction_is
+        if cut:
+            provenance["text_cut"] = f"only the first {self.model.module.context_length} tokens were read"
+        raw = {kind: found.alignment, "image": found.image}
+        if found.direction is not None:
+            raw["direction"] = found.direction
+        if found.kept is not None:
+            raw["kept"] = found.kept
+        if found.direction_is == "no edit":
+            raw["no_edit"] = 1.0
+        if not all(math.isfinite(value) for value in raw.values()):
+            return Score.failed("parse_error", "the model's embeddings are not finite", provenance=provenance)
+        parts = [self.maps[kind](found.alignment)]
+        if found.direction is not None:
+            parts.append(0.0 if found.direction_is == "no edit" else self.maps["direction"](found.direction))
+        following = sum(parts) / len(parts)
+        kept = self.maps["image"](found.image) if found.kept is None else self.maps["kept"](found.kept)
+        dims = {"instruction_following": following, "preservation": kept}
+        return Score(following * (0.6 + 0.4 * kept), dims, raw=raw, provenance=provenance)
+
+    def _too_long(self, texts: list[str]) -> set[str]:
+        """The texts that the model reads only the beginning of: one more token of room changes their tokens."""
+        room = self.model.module.context_length
+        plain = [_plain(text, self._specials) for text in texts]
+        short = self.model.tokenize(plain, context_length=room)
+        long = self.model.tokenize(plain, context_length=room + 1)[:, :room]
+        return {text for text, same in zip(texts, (short == long).all(1).tolist(), strict=True) if not same}
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings [N, D] on the CPU; images with the same pixels are encoded once."""
+        import torch
+
+        names = [_digest(image) for image in images]
+        first = {name: number for number, name in reversed(list(enumerate(names)))}
+        order = {name: row for row, name in enumerate(first)}
+        pixels = torch.stack([self.model.preprocess(images[number]) for number in first.values()])
+        with torch.no_grad():
+            parts = [self._embed_pixels(part.to(self._device)).cpu() for part in pixels.split(self.batch)]
+        return torch.cat(parts)[[order[name] for name in names]]
+
+    def _embed_pixels(self, pixels: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        return F.normalize(self.model.module.encode_image(pixels).float(), dim=-1)
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        ids = self.model.tokenize([_plain(text, self._specials) for text in texts]).to(self._device)
+        with torch.no_grad():
+            parts = [self.model.module.encode_text(part) for part in ids.split(self.batch)]
+        return F.normalize(torch.cat(parts).float(), dim=-1)
+
+    def _fit(self, images: Tensor) -> Tensor:
+        """Preprocessing of a tensor, differentiable: the model's resize, crop and normalisation."""
+        import torch
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as T
+
+        settings = self.model.preprocessing
+        size = settings["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        mode = InterpolationMode(settings["interpolation"])
+        target = [height, width]
+        if settings["resize_mode"] == "shortest":
+            scale = max(height / images.shape[-2], width / images.shape[-1])
+            target = [max(height, round(images.shape[-2] * scale)), max(width, round(images.shape[-1] * scale))]
+        elif settings["resize_mode"] == "longest":
+            raise ValueError(
+                f"{self.name}: images as tensors with resize mode 'longest' are not supported; use score()"
+            )
+        images = T.center_crop(T.resize(images, target, interpolation=mode, antialias=True), [height, width])
+        mean, std = (torch.tensor(settings[k], device=images.device).view(3, 1, 1) for k in ("mean", "std"))
+        return (images - mean) / std
+
+
+def _texts(edit: Edit) -> tuple[str | None, str]:
+    """The text that the edited image should agree with, and before it the source's caption if both are captions."""
+    target, source = (edit.target_caption or "").strip(), (edit.source_caption or "").strip()
+    return (source or None, target) if target else (None, edit.instruction.strip())
+
+
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """Special tokens as text: of a transformers tokenizer, or of open_clip's own."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None and hasattr(inner, "all_special_tokens"):
+        return list(inner.all_special_tokens)
+    decoder = getattr(tokenizer, "decoder", {})
+    return [decoder[number] for number in getattr(tokenizer, "all_special_ids", []) if number in decoder]
+
+
+def _plain(text: str, specials: Sequence[str]) -> str:
+    """Text in which no special token is spelled: a person's words must not end the sequence for the model."""
+    for special in specials:
+        text = text.replace(special, " ".join(special))
+    return text
