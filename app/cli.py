@@ -56,7 +56,7 @@ def _run(name: str, arguments: list[str]) -> None:
     import typer
 
     module, _, function = COMMANDS[name].where.partition(":")
-    command = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    command = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     command.command(context_settings={"help_option_names": ["--help", "-h"]})(
         _for_people(getattr(import_module(module), function))
     )

@@ -16,7 +16,9 @@ from mmreward.reward import Reward, load_reward
 def score(
     input: Annotated[
         Path | None,
-        typer.Argument(help="JSONL, CSV or Parquet file, or a folder, of edits. Left out: the bundled examples."),
+        typer.Argument(
+            metavar="INPUT", help="JSONL, CSV or Parquet file, or a folder, of edits. Left out: the bundled examples."
+        ),
     ] = None,
     reward: Annotated[
         str, typer.Option("--reward", "-r", help="A reward: pixels, vlm:tiny, clip:tiny, recommended, or a YAML file.")
@@ -39,9 +41,7 @@ def score(
     Examples:
 
         mmreward score
-
         mmreward score edits.jsonl --reward pixels --out scores.parquet
-
         mmreward score triplets.jsonl --map edited=target --reward pixels --out scores.jsonl
     """
     from app.score_table import show
