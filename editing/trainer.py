@@ -5,7 +5,7 @@
 The trainer knows no algorithm (it collects what `needs` says), no editor and no reward. Sampling noise and starting
 noise depend on (seed, iteration, task) alone, and everything else is in the checkpoint, so a resumed run equals one
 that was never stopped, bit for bit on a CPU. In the output folder: `log.jsonl`, `grids/`, checkpoints, and at the end
-`result.json` (the final measure before and after, paired noise) and `editor/` (the averaged weights, loadable like
+`result.json` (the final measure before and after, paired noise) and `model/` (the averaged weights, loadable like
 any editor).
 """
 
@@ -14,7 +14,7 @@ __all__ = ["Result", "Trainer", "run", "train"]
 import json
 import math
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from editing.advantage import Advantages, advantages, repeat_noise
+from editing.advantage import advantages, repeat_noise
 from editing.algorithms import ALGORITHMS
-from editing.algorithms.algorithm import Algorithm, Step
+from editing.algorithms.algorithm import Algorithm
 from editing.collect import Batch, Clock, collect
 from editing.data import Task, Tasks, load_tasks
 from editing.editors import load_editor
@@ -36,8 +36,7 @@ from editing.evaluation import Evaluation, compare, evaluate
 from editing.grids import Row, grid
 from editing.recipe import Recipe
 from editing.roles import Roles, check_roles, load_roles
-from editing.rollout import replay
-from editing.transition import rule_from
+from editing.update import Updater
 from editing.weights import Policies
 from mmreward.config import ConfigError, read_config
 from mmreward.score import Score
@@ -52,11 +51,8 @@ from mmreward.training import (
 )
 from mmreward.training.checkpoint import random_state, refuse_to_overwrite, restore_random_state
 from mmreward.training.loop import autocast, stop_signal
-from mmreward.training.optim import Group, Optimizers, lr_factor
 
 _GRID_ROWS = 6
-_ON_POLICY = 0.05
-"""Largest |ratio - 1| at the first update, as a share of the clip range."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,11 @@ class Trainer:
         names = ("start", "ema") if recipe.policy.ema else ("start",)
         torch.manual_seed(recipe.loop.seed)
         self.policies = Policies.of(editor, recipe.policy, names)
-        self.optimizers = Optimizers([Group(self.policies.parameters())], recipe.loop)
-        self.rule = rule_from(recipe.rollout.rule, recipe.rollout.eta)
-        self.iteration, self.updates, self.seconds = 0, 0, 0.0
+        ema = recipe.policy.ema
+        self.updater = Updater(editor, self.policies, self.algorithm, recipe.loop, ema, accelerator, self._context)
+        self.iteration, self.seconds = 0, 0.0
         self.noise: float | None = None
         self.failures: deque[list[int]] = deque(maxlen=10)
-        self.skipped = 0
         self.clock = Clock()
 
     # ---- the run
@@ -120,6 +115,7 @@ class Trainer:
             with stop_signal() as stop, Progress("training") as progress:
                 if not resumed:
                     write(self.watch())
+                batch = None
                 while self._fraction() < 1:
                     batch, entry = self.step()
                     self.iteration += 1
@@ -138,6 +134,8 @@ class Trainer:
                     if time.monotonic() - saved > 60 * loop.save_minutes:
                         self._save()
                         saved = time.monotonic()
+                if batch is not None and self.iteration % self.recipe.evaluation.every:
+                    write(self.watch())
                 self._save()
         finally:
             log.close()
@@ -158,7 +156,7 @@ class Trainer:
             (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         if self.recipe.policy.ema:
             self.policies.adopt("ema")
-        self.editor.save(self.folder / "editor")
+        self.editor.save(self.folder / "model")
         return Result(self.iteration, self.seconds, before, after)
 
     # ---- one iteration
@@ -183,7 +181,7 @@ class Trainer:
         groups = [edit.group for edit in batch.edits]
         signal = advantages(values, groups, self.recipe.advantage, self.noise)
         with clock.part("update"):
-            numbers = self.update(batch, signal)
+            numbers = self.updater.update(batch, signal, self.iteration, self._fraction())
         finite = values[torch.isfinite(values)]
         entry = {
             "kind": "train",
@@ -197,79 +195,6 @@ class Trainer:
         entry["timing"] = clock.parts()
         self._last_scores = scores
         return batch, entry
-
-    def update(self, batch: Batch, signal: Advantages) -> dict[str, float]:
-        """`loop.updates` optimiser steps, each on its share of the samples and all steps of the window."""
-        loop, count = self.recipe.loop, len(batch.edits)
-        shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(loop.seed * 7919 + self.iteration))
-        sums: dict[str, float] = defaultdict(float)
-        weight_total, norms = 0.0, []
-        for rows in shuffled.chunk(loop.updates):
-            steps = len(batch.trajectory.window)
-            weight = float(signal.weights[rows].sum()) * steps
-            if weight == 0:
-                continue
-            total = 0.0
-            for part in rows.split(loop.micro_batch):
-                for index in range(steps):
-                    loss = self.algorithm.loss(self._replayed(batch, signal, part, index))
-                    self.accelerator.backward(loss.total / weight)
-                    total += float(loss.total.detach())
-                    for name, value in loss.parts.items():
-                        sums[name] += value
-            sums["loss"] += total
-            weight_total += weight
-            if self.updates == 0:
-                self._check_on_policy(sums["ratio_deviation"] / weight_total)
-            norms.append(self._descend(total))
-            self.updates += 1
-            if self.recipe.policy.ema:
-                self.policies.follow("ema", min(self.recipe.policy.ema, (1 + self.updates) / (10 + self.updates)))
-        numbers = {name: value / weight_total for name, value in sums.items()} if weight_total else {}
-        return {**numbers, "grad_norm": sum(norms) / len(norms) if norms else math.nan, "skipped": self.skipped}
-
-    def _replayed(self, batch: Batch, signal: Advantages, rows: torch.Tensor, index: int) -> Step:
-        trajectory, condition = batch.trajectory.select(rows), batch.condition.select(rows)
-        device = trajectory.latents.device
-        reference = None
-        if self.algorithm.needs.reference:
-            with self.policies.use("start"), torch.no_grad(), self._context():
-                reference = replay(self.editor, condition, trajectory, index).mean
-        with self._context():
-            moved = replay(self.editor, condition, trajectory, index)
-        return Step(
-            logp=moved.logp,
-            old_logp=trajectory.logp[index],
-            mean=moved.mean,
-            std=moved.std,
-            reference_mean=reference,
-            advantages=signal.values[rows].to(device),
-            weights=signal.weights[rows].to(device),
-        )
-
-    def _descend(self, total: float) -> float:
-        loop = self.recipe.loop
-        norm = float(self.accelerator.clip_grad_norm_(self.optimizers.parameters(), loop.clip_norm))
-        if math.isfinite(norm) and math.isfinite(total):
-            self.optimizers.step(lr_factor(loop, self.updates, self._fraction()))
-            self.skipped = 0
-            return norm
-        self.optimizers.zero_grad()
-        self.skipped += 1
-        if self.skipped >= 10:
-            raise TrainingError(
-                "ten updates in a row had a non-finite loss or gradient; lower loop.lr or set loop.autocast: no"
-            )
-        return math.nan
-
-    def _check_on_policy(self, deviation: float) -> None:
-        limit = _ON_POLICY * getattr(self.algorithm, "clip", math.inf)
-        if not deviation <= limit:
-            raise TrainingError(
-                f"the first update is not on-policy: mean |ratio - 1| is {deviation:.2e}, expected at most {limit:.1e} "
-                f"({_ON_POLICY:g} of algorithm.clip). Sampling and training compute differently: set loop.autocast: no, "
-                "or choose a larger algorithm.clip"
-            )
 
     def _count_failures(self, scores: list[Score]) -> None:
         self.failures.append([sum(not score.ok for score in scores), len(scores)])
@@ -317,14 +242,14 @@ class Trainer:
         return self.seconds / (60 * loop.minutes) if loop.minutes else self.iteration / (loop.steps or 1)
 
     def _save(self) -> None:
-        tensors, optimizers = self.optimizers.pack()
+        tensors, optimizers = self.updater.optimizers.pack()
         random_tensors, random_values = random_state()
         state = {
-            "updates": self.updates,
+            "updates": self.updater.updates,
             "seconds": self.seconds,
             "noise": self.noise,
             "failures": list(self.failures),
-            "skipped": self.skipped,
+            "skipped": self.updater.skipped,
             "optimizers": optimizers,
             "random": random_values,
             "recipe": self.recipe.model_dump(mode="json"),
@@ -341,10 +266,10 @@ class Trainer:
                 raise ConfigError(f"{found.path} has no weights {name!r}: it was made with other policy settings")
             check_weights(table, found.tensors[name], found.path)
         self.policies.restore(found.tensors)
-        self.optimizers.unpack(found.tensors, found.state["optimizers"])
+        self.updater.optimizers.unpack(found.tensors, found.state["optimizers"])
         restore_random_state(found.tensors["random"], found.state["random"])
-        self.iteration, self.updates, self.seconds = found.step, found.state["updates"], found.state["seconds"]
-        self.noise, self.skipped = found.state["noise"], found.state["skipped"]
+        self.iteration, self.seconds, self.noise = found.step, found.state["seconds"], found.state["noise"]
+        self.updater.updates, self.updater.skipped = found.state["updates"], found.state["skipped"]
         self.failures.extend(found.state["failures"])
         return True
 

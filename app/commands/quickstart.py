@@ -39,6 +39,9 @@ def quickstart(
     """
     from rich.console import Console
 
+    from app.quiet import quiet
+
+    quiet()
     console = Console(highlight=False, soft_wrap=True)
     folder = _free(out)
     console.rule("[bold]1 of 3  Scoring the bundled example edits", align="left")
@@ -160,7 +163,7 @@ def _examples(folder: Path, recipe: "Recipe", result: "Result") -> list[Any]:
     tasks = [load_tasks(recipe.evaluation.final).task(index) for index in range(_EXAMPLES)]
     oracle = load_reward(recipe.roles.final or "oracle")
     strips = []
-    for spec in (recipe.editor, str(folder / "editor")):
+    for spec in (recipe.editor, str(folder / "model")):
         editor = load_editor(spec)
         shown: list[list[Shown]] = [[] for _ in tasks]
         for member in range(_MEMBERS):
@@ -210,7 +213,7 @@ def _facts(recipe: "Recipe", result: "Result") -> list[tuple[str, str]]:
 def _commands(folder: Path) -> list[tuple[str, str]]:
     return [
         ("The whole run, 15 minutes", "mmreward train grpo-tiny --out runs/grpo"),
-        ("Edit an image with what was trained", f"mmreward edit IMAGE 'make the circle blue' --editor {folder}/editor"),
+        ("Edit an image with what was trained", f"mmreward edit IMAGE 'make the circle blue' --editor {folder}/model"),
         ("Score your own edits", "mmreward score edits.jsonl --out scores.parquet"),
         ("Look at edits in the browser", "mmreward app"),
     ]

@@ -147,8 +147,10 @@ def train(
     folder = out or Path("runs") / path.stem
     settings = read_recipe(path, change or [], minutes)
 
+    from app.quiet import quiet
     from mmreward.training import CheckpointError, Interrupted, TrainingError
 
+    quiet()
     try:
         run_recipe(settings, folder, resume)
     except Interrupted as stopped:

@@ -95,7 +95,7 @@ def test_reward_rises_and_everything_is_written(make, tmp_path):
     monitor = [line["step"] for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "monitor"]
     assert monitor == [0, 6, 12]
     assert (tmp_path / "run" / "grids" / "iteration-000006.png").is_file()
-    assert (tmp_path / "run" / "editor" / "model_index.json").is_file()
+    assert (tmp_path / "run" / "model" / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize("weights", ["full", "lora"])
