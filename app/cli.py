@@ -73,8 +73,8 @@ def _for_people(function: Callable[..., Any]) -> Callable[..., Any]:
             function(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt:
-            _say("stopped.")
+        except KeyboardInterrupt as stop:
+            _say(str(stop) or "stopped")
             raise typer.Exit(130) from None
         except Exception as error:
             if os.environ.get("MMREWARD_TRACEBACK"):

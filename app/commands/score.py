@@ -71,10 +71,13 @@ def _with_progress(rows: Rows, reward: Reward, batch_size: int, console: Console
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(reward.name, total=rows.total)
-        scored = []
-        for one in score_rows(rows, reward, batch_size):
-            scored.append(one)
-            progress.advance(task)
+        scored: list[Scored] = []
+        try:
+            for one in score_rows(rows, reward, batch_size):
+                scored.append(one)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped after {len(scored)} of {rows.total} rows; nothing was written") from None
     return scored
 
 

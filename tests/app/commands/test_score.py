@@ -112,7 +112,7 @@ def test_a_stop_and_a_bug_are_said_in_a_sentence(run, triplets, monkeypatch, tmp
     import app.commands.score as command
 
     for error, expected, sentence in [
-        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt(), 130, "stopped after 0 of 3 rows; nothing was written"),
         (RuntimeError("out of memory"), 3, "RuntimeError: out of memory"),
     ]:
 
