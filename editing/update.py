@@ -124,7 +124,6 @@ class Updater:
         if not deviation <= limit:
             raise TrainingError(
                 f"the first update is not on-policy: mean |ratio - 1| is {deviation:.2e}, expected at most "
-                f"{limit:.1e} "
-                f"({_ON_POLICY:g} of algorithm.clip). Sampling and training compute differently: set loop.autocast: no, "
-                "or choose a larger algorithm.clip"
+                f"{limit:.1e} ({_ON_POLICY:g} of algorithm.clip). Sampling and training compute differently: set "
+                "loop.autocast: no, or choose a larger algorithm.clip"
             )

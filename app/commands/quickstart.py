@@ -118,7 +118,7 @@ def _report(folder: Path, recipe: "Recipe", result: "Result") -> Path:
             notes=[
                 "The oracle reads the shapes in an edited image exactly; it is the final measure, on test scenes and "
                 "with the same starting noise before and after. Nothing was trained on it.",
-                "An edit that the oracle cannot read has no score: it counts as no success and is left out of the mean.",
+                "An edit that the oracle cannot read has no score: it is no success, and left out of the mean.",
             ],
             score_name="oracle score",
             facts=_facts(recipe, result),
