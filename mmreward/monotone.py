@@ -86,9 +86,7 @@ def fit_monotone(x: ArrayLike, y: ArrayLike, knots: int = 12) -> MonotoneMap:
     fitted = isotonic_regression(means, weights=counts.astype(np.float64)).x
     positions = np.unique(np.linspace(0, len(unique) - 1, min(knots, len(unique))).round().astype(int))
     edges = np.concatenate([[0], (positions[:-1] + positions[1:] + 1) // 2, [len(unique)]])
-    heights = [
-        float(np.average(fitted[a:b], weights=counts[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    heights = [float(np.average(fitted[a:b], weights=counts[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     return MonotoneMap(_decimals(unique[positions]), tuple(min(max(round(h, 5), 0.0), 1.0) for h in heights))
 
 

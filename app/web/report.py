@@ -168,8 +168,9 @@ def _examples(examples: Sequence[Example], score_name: str) -> str:
     for example in examples:
         before = "".join(_shown(shown, f"before: {example.instruction}") for shown in example.before)
         after = "".join(_shown(shown, f"after: {example.instruction}") for shown in example.after)
+        source = data_url(example.source, longest=256)
         rows.append(
-            f'<article class="example"><div class="ask"><img src="{data_url(example.source, longest=256)}" alt="source">'
+            f'<article class="example"><div class="ask"><img src="{source}" alt="source">'
             f'<p class="instruction">{escape(example.instruction)}</p></div>'
             f'<div class="strip"><h3>before</h3><div class="edits">{before}</div></div>'
             f'<div class="strip"><h3>after</h3><div class="edits">{after}</div></div></article>'

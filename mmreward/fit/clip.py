@@ -195,7 +195,9 @@ def _loss(trainee: Trainee, batch: Batch, settings: ClipRecipe) -> Loss:
 
         wanted = batch.follows.view(groups, -1)
         instruction_logits = scale * torch.einsum("gd,gkd->gk", instruction, image.view(by_group))
-        instruct = _positive_nll(instruction_logits, wanted)
+        others = instruction_logits.masked_fill(wanted, -1e4).logsumexp(-1, keepdim=True)
+        above = F.softplus(others - instruction_logits)  # each image that follows against all that do not
+        instruct = above[wanted].mean()
 
     dense = _dense(trainee, batch, tokens, image, text)
     total = contrastive + weights.direction * direction + weights.instruction * instruct + weights.dense * dense

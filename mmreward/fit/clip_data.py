@@ -25,7 +25,7 @@ from mmreward.shapes.world import Task, split_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CANDIDATES = 8  # of each group, the true target among them; one more is the source, the rest are near scenes
+_CANDIDATES = 9  # of each group, the true target among them; one more is the source, the rest are near scenes
 _WORDINGS = 12  # caption variants: 3 wordings, shapes listed from any of them
 
 

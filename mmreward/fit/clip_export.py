@@ -45,7 +45,9 @@ class Measured:
         return np.asarray([score.raw.get(name, np.nan) for score in self.scores])
 
     def dim(self, name: str) -> np.ndarray:
-        return np.asarray([score.overall if name == "overall" else score.dims.get(name, np.nan) for score in self.scores])
+        return np.asarray(
+            [score.overall if name == "overall" else score.dims.get(name, np.nan) for score in self.scores]
+        )
 
     def true(self, name: str) -> np.ndarray:
         return np.asarray([getattr(truth, name) for truth in self.truths])
@@ -78,8 +80,8 @@ def export(
         "world_version": WORLD_VERSION,
         "half_trained": False,
         "data": (
-            f"shapes world, split train, seed {data.seed}: {steps * data.groups * data.members:,} images with captions in "
-            f"{steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without the "
+            f"shapes world, split train, seed {data.seed}: {steps * data.groups * data.members:,} images with captions "
+            f"in {steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without the "
             "kept-out shape-colour pairs, kinds of instruction and flaws"
         ),
         "command": f"mmreward train {settings.name} --out runs/{settings.name}",
@@ -87,9 +89,7 @@ def export(
         "parameters": sum(p.numel() for p in clip.parameters()),
     }
     _write_json(folder / "mmreward.json", about)
-    about["maps"] = {
-        name: found.to_json() for name, found in fit_maps(load(str(folder)), settings.measure.fit_tasks).items()
-    }
+    about |= fit_maps(load(str(folder)), settings.measure.fit_tasks)
     _write_json(folder / "mmreward.json", about)
     reward = load(str(folder))
     about["numbers"] = measure(reward, settings.measure.test_tasks)
@@ -104,19 +104,32 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     _write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
-def fit_maps(reward: ClipReward, tasks: int) -> dict[str, MonotoneMap]:
-    """Maps from cosines to the oracle's labels, on validation tasks."""
+def fit_maps(reward: ClipReward, tasks: int) -> dict[str, Any]:
+    """`maps` from the model's numbers to the oracle's labels, on validation tasks, and `weights` of the mapped numbers
+    in instruction following: non-negative least squares.
+    """
     world = World("validation")
     captioned, plain = _score(reward, world, tasks, captions=True), _score(reward, world, tasks, captions=False)
-    following, preservation = captioned.true("following"), captioned.true("preservation")
-    moved = np.where(np.isfinite(captioned.raw("no_edit")), np.nan, captioned.raw("direction"))
-    return {
-        "alignment": fit_monotone(captioned.raw("alignment"), following),
-        "direction": fit_monotone(moved, following),
-        "instruction": fit_monotone(plain.raw("instruction"), following),
-        "image": fit_monotone(captioned.raw("image"), preservation),
-        "kept": fit_monotone(captioned.raw("kept"), preservation),
-    }
+    following = captioned.true("following")
+    maps: dict[str, MonotoneMap] = {}
+    weights: dict[str, float] = {}
+    for measured, names in ((captioned, ("alignment", "direction", "progress")), (plain, ("instruction", "gain"))):
+        moved = np.isnan(measured.raw("no_edit"))
+        maps |= {name: fit_monotone(measured.raw(name)[moved], following[moved]) for name in names}
+        weights |= _weights(
+            [[maps[name](value) for value in measured.raw(name)[moved]] for name in names], names, following[moved]
+        )
+    for name in ("image", "kept"):
+        maps[name] = fit_monotone(captioned.raw(name), captioned.true("preservation"))
+    return {"maps": {name: found.to_json() for name, found in maps.items()}, "weights": weights}
+
+
+def _weights(columns: Sequence[Sequence[float]], names: Sequence[str], truth: np.ndarray) -> dict[str, float]:
+    from scipy.optimize import nnls
+
+    known = np.isfinite(truth)
+    found, _ = nnls(np.asarray(columns).T[known], truth[known])
+    return {name: round(float(weight / found.sum()), 3) for name, weight in zip(names, found, strict=True)}
 
 
 def measure(reward: ClipReward, tasks: int) -> dict[str, Any]:
@@ -199,22 +212,22 @@ def _card(about: dict[str, Any]) -> str:
             f"# {about['name']}",
             "",
             f"An open_clip model of {about['parameters'] / 1e6:.1f} million parameters for the shapes world "
-            f"({about['world_version']}): 64x64 images of coloured shapes and English about them. It knows nothing else; on "
-            "a photo the reward that loads it answers `not_applicable`.",
+            f"({about['world_version']}): 64x64 images of coloured shapes and English about them. It knows nothing else; "
+            "on a photo the reward that loads it answers `not_applicable`.",
             "",
             f"- **Data**: {about['data']}.",
-            f"- **Made by**: `{about['command']}`, {about['minutes']} minutes on one CPU core; weights stored in bfloat16, "
-            "loaded as float32.",
+            f"- **Made by**: `{about['command']}`, {about['minutes']} minutes on one CPU core; weights stored in "
+            "bfloat16, loaded as float32.",
             "- **Use**: `mmreward score --reward clip:tiny`, or `open_clip.create_model('local-dir:FOLDER')`.",
-            f"- **Maps** in `mmreward.json`: cosines to the oracle's scale, fitted on validation tasks.",
+            "- **Maps** and weights in `mmreward.json`: cosines to the oracle's scale, fitted on validation tasks.",
             "",
-            f"Agreement with the oracle on {numbers['candidates']:,} candidate edits of test scenes (16 a task), and the "
-            f"caption found among those of 16 scenes that differ by one change: {100 * found:.1f} % of images.",
+            f"Agreement with the oracle on {numbers['candidates']:,} candidate edits of test scenes (16 a task), and "
+            f"the caption found among those of 16 scenes that differ by one change: {100 * found:.1f} % of images.",
             "",
             *table,
             "",
-            "It is one part of a reward, not a judge: it does not see artefacts (quality), and preservation is read from "
-            "two embeddings only.",
+            "It is one part of a reward, not a judge: it does not see artefacts (quality), and preservation is read "
+            "from two embeddings only.",
             "",
         ]
     )

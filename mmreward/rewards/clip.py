@@ -6,6 +6,9 @@ With unit embeddings I0, I1 of the source and the edited image and T0, T1 of the
     direction    cos(I1 - I0, T1 - T0)                        (Gal et al., StyleGAN-NADA, 2021; the filter of Brooks et
                                                               al., InstructPix2Pix, 2023); embeddings are normalised
                                                               before the difference is taken
+    progress     (I1 - I0) . (T1 - T0) / |T1 - T0|^2: how far along the asked direction; 1 is all of it, whatever else
+                 changed beside it (direction and alignment also fall for what nobody asked for)
+    gain         cos(I1, T1) - cos(I0, T1), used in place of direction and progress where T1 is the instruction
     image        cos(I0, I1)
     kept         1 - |r|^2 / 2, r = the part of I1 - I0 at right angles to T1 - T0: the image similarity with the change
                  that was asked for taken out; equal to `image` without captions
@@ -14,11 +17,13 @@ With unit embeddings I0, I1 of the source and the edited image and T0, T1 of the
 is "no edit": nothing moved towards the target, and its score is 0. Where the captions are the same, T1 = T0, no
 direction was asked for: it is undefined whatever the image did, and left out.
 
-**Scale.** Each cosine goes through a monotone map to [0, 1] that is kept with the model (`mmreward.json`, "maps"),
-fitted against known labels. A model without maps gets CLIPScore's scale, min(1, 2.5 max(cos, 0)), for alignment and
-direction, and max(cos, 0) for the image similarities; such numbers rank edits and mean little by themselves.
+**Scale.** Each number goes through a monotone map to [0, 1] that is kept with the model (`mmreward.json`, "maps" and
+"weights"), fitted against known labels. A model without maps gets CLIPScore's scale, min(1, 2.5 max(cos, 0)), for
+alignment and direction with equal weights, and max(cos, 0) for the image similarities; progress and gain, whose scale
+depends on the model, weigh nothing there. Such numbers rank edits and mean little by themselves.
 
-    instruction_following = mean of the mapped alignment and direction (those that are defined)
+    instruction_following = weighted mean of the mapped alignment, direction and progress (those that are defined),
+                            or of instruction (alignment with it) and gain
     preservation          = mapped `kept` with captions, else mapped `image`
     overall               = instruction_following x (0.6 + 0.4 preservation)
 
@@ -28,7 +33,7 @@ provenance says both.
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_MAPS", "ClipReward", "Cosines", "cosines", "load"]
+__all__ = ["DEFAULT_MAPS", "DEFAULT_WEIGHTS", "ClipReward", "Cosines", "cosines", "load"]
 
 import hashlib
 import math
@@ -52,10 +57,15 @@ DEFAULT_MAPS = {
     "alignment": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
     "instruction": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
     "direction": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
+    "progress": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
+    "gain": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
     "image": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
     "kept": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
 }
 """For models without maps of their own. "instruction" is alignment with the instruction instead of a caption."""
+
+DEFAULT_WEIGHTS = {"alignment": 1.0, "direction": 1.0, "progress": 0.0, "instruction": 1.0, "gain": 0.0}
+"""What each mapped number weighs in instruction following."""
 
 _SAME = 1e-5
 """Embeddings (of length 1) closer than this are the same: float32 rounding stays below, one changed pixel above."""
@@ -96,39 +106,48 @@ def _device(asked: str | None) -> str:
 
 @dataclass(frozen=True)
 class Cosines:
-    """What the embeddings say about one edit. `direction` is None where it is undefined, `kept` without captions."""
+    """What the embeddings say about one edit, by the names of this module; what is undefined is absent.
 
-    alignment: float
-    direction: float | None
-    image: float
-    kept: float | None
+    `direction_is`: "captions", "no captions", "no edit" or "the captions say the same".
+    """
+
+    values: dict[str, float]
     direction_is: str
 
 
-def cosines(source: Tensor, edited: Tensor, source_text: Tensor | None, text: Tensor) -> Cosines:
+def cosines(
+    source: Tensor, edited: Tensor, source_text: Tensor | None, text: Tensor, *, caption: bool = True
+) -> Cosines:
     """The formulas of this module for one edit; all embeddings are float32 [D] of length 1.
 
-    `source_text` is the embedding of the source's caption; None where `text` is not a caption.
+    `source_text` is the embedding of the source's caption, where it has one; `text` is the target caption's, or, with
+    `caption` false, the instruction's.
     """
-    alignment, image = float(edited @ text), float(source @ edited)
+    moved = edited - source
+    length = float(moved.norm())
+    values = {"alignment" if caption else "instruction": float(edited @ text), "image": float(source @ edited)}
+    if not caption:
+        return Cosines(values | {"gain": float(moved @ text)}, "no edit" if length <= _SAME else "no captions")
     if source_text is None:
-        return Cosines(alignment, None, image, None, "no captions")
-    moved, asked = edited - source, text - source_text
-    length, asked_length = float(moved.norm()), float(asked.norm())
+        return Cosines(values, "no captions")
+    asked = text - source_text
+    asked_length = float(asked.norm())
     if asked_length <= _SAME:
-        return Cosines(alignment, None, image, image, "the captions say the same")
+        return Cosines(values, "the captions say the same")
     if length <= _SAME:
-        return Cosines(alignment, 0.0, image, image, "no edit")
+        return Cosines(values | {"direction": 0.0, "progress": 0.0, "kept": 1.0}, "no edit")
     along = float(moved @ asked) / asked_length
-    kept = 1.0 - max(0.0, length**2 - along**2) / 2
-    return Cosines(alignment, max(-1.0, min(1.0, along / length)), image, kept, "captions")
+    values["direction"] = max(-1.0, min(1.0, along / length))
+    values["progress"] = along / asked_length
+    values["kept"] = 1.0 - max(0.0, length**2 - along**2) / 2
+    return Cosines(values, "captions")
 
 
 class ClipReward:
     """`overall` is instruction following x (0.6 + 0.4 preservation), both from cosines of embeddings; see the module.
 
-    `raw` holds the cosines: `alignment` (`instruction` where the text was the instruction), `direction`, `image`,
-    `kept`, and `no_edit` (1.0) for an edit that changed nothing.
+    `raw` holds the numbers before the maps, by the names of the module, and `no_edit` (1.0) for an edit that changed
+    nothing.
     """
 
     dims = ("instruction_following", "preservation")
@@ -145,6 +164,10 @@ class ClipReward:
         if extra := set(given) - set(DEFAULT_MAPS):
             raise unknown(f"map of {model.name}", extra.pop(), DEFAULT_MAPS)
         self.maps = DEFAULT_MAPS | {name: MonotoneMap.read(value, f"map {name!r}") for name, value in given.items()}
+        weights = model.about.get("weights", {})
+        if extra := set(weights) - set(DEFAULT_WEIGHTS):
+            raise unknown(f"weight of {model.name}", extra.pop(), DEFAULT_WEIGHTS)
+        self.weights = DEFAULT_WEIGHTS | {name: float(value) for name, value in weights.items()}
         self._device = next(model.module.parameters()).device
         self._specials = _special_tokens(model.tokenize)
         settings = model.preprocessing
@@ -168,9 +191,19 @@ class ClipReward:
         """`overall` as a differentiable function of images [B, 3, H, W] in [0, 1], without captions: [B] in [0, 1]."""
         text = self.embed_texts(list(instructions))
         before, after = (self._embed_pixels(self._fit(images)) for images in (source, edited))
-        following = self.maps["instruction"].tensor((after * text).sum(-1))
+        agree, gain = (after * text).sum(-1), ((after - before) * text).sum(-1)
+        following = self._mean(
+            {name: self.maps[name].tensor(x) for name, x in (("instruction", agree), ("gain", gain))}
+        )
         preservation = self.maps["image"].tensor((before * after).sum(-1))
         return following * (0.6 + 0.4 * preservation)
+
+    def _mean(self, parts: dict[str, Any]) -> Any:
+        """The weighted mean of the parts of instruction following; all alike where none of them has a weight."""
+        weights = {name: self.weights[name] for name in parts}
+        if not any(weights.values()):
+            weights = dict.fromkeys(parts, 1.0)
+        return sum(weights[name] * part for name, part in parts.items()) / sum(weights.values())
 
     def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
         scores: list[Score | None] = [self._obstacle(edit) for edit in edits]
@@ -182,7 +215,7 @@ class ClipReward:
 
     def _obstacle(self, edit: Edit) -> Score | None:
         """The failed score of an edit that cannot be measured."""
-        if not edit.instruction.strip() and not (edit.target_caption or "").strip():
+        if not edit.instruction.strip() and not _captioned(edit):
             return self._failed("not_applicable", "the instruction is empty, and there is no target caption")
         try:
             edit.image("source"), edit.image("edited")
@@ -204,31 +237,26 @@ class ClipReward:
         for number, edit in enumerate(edits):
             source_caption, text = _texts(edit)
             source_text = None if source_caption is None else rows[source_caption]
-            found = cosines(pictures[2 * number], pictures[2 * number + 1], source_text, rows[text])
+            before, after = pictures[2 * number], pictures[2 * number + 1]
+            found = cosines(before, after, source_text, rows[text], caption=_captioned(edit))
             scores.append(self._score(edit, found, bool(too_long & {source_caption, text})))
         return scores
 
     def _score(self, edit: Edit, found: Cosines, cut: bool) -> Score:
-        by_caption = bool((edit.target_caption or "").strip())
-        kind = "alignment" if by_caption else "instruction"
-        provenance = {**self._provenance, "text": "target caption" if by_caption else "instruction"}
+        provenance = {**self._provenance, "text": "target caption" if _captioned(edit) else "instruction"}
         provenance["direction"] = found.direction_is
         if cut:
             provenance["text_cut"] = f"only the first {self.model.module.context_length} tokens were read"
-        raw = {kind: found.alignment, "image": found.image}
-        if found.direction is not None:
-            raw["direction"] = found.direction
-        if found.kept is not None:
-            raw["kept"] = found.kept
+        values = found.values
+        if not all(math.isfinite(value) for value in values.values()):
+            return Score.failed("parse_error", "the model's embeddings are not finite", provenance=provenance)
+        parts = {name: self.maps[name](value) for name, value in values.items() if name in self.weights}
+        raw = dict(values)
         if found.direction_is == "no edit":
             raw["no_edit"] = 1.0
-        if not all(math.isfinite(value) for value in raw.values()):
-            return Score.failed("parse_error", "the model's embeddings are not finite", provenance=provenance)
-        parts = [self.maps[kind](found.alignment)]
-        if found.direction is not None:
-            parts.append(0.0 if found.direction_is == "no edit" else self.maps["direction"](found.direction))
-        following = sum(parts) / len(parts)
-        kept = self.maps["image"](found.image) if found.kept is None else self.maps["kept"](found.kept)
+            parts |= {name: 0.0 for name in ("direction", "progress", "gain") if name in parts}
+        following = self._mean(parts)
+        kept = self.maps["kept"](values["kept"]) if "kept" in values else self.maps["image"](values["image"])
         dims = {"instruction_following": following, "preservation": kept}
         return Score(following * (0.6 + 0.4 * kept), dims, raw=raw, provenance=provenance)
 
@@ -291,8 +319,13 @@ class ClipReward:
 
 def _texts(edit: Edit) -> tuple[str | None, str]:
     """The text that the edited image should agree with, and before it the source's caption if both are captions."""
-    target, source = (edit.target_caption or "").strip(), (edit.source_caption or "").strip()
-    return (source or None, target) if target else (None, edit.instruction.strip())
+    if not _captioned(edit):
+        return None, edit.instruction.strip()
+    return (edit.source_caption or "").strip() or None, (edit.target_caption or "").strip()
+
+
+def _captioned(edit: Edit) -> bool:
+    return bool((edit.target_caption or "").strip())
 
 
 def _digest(image: Image.Image) -> bytes:

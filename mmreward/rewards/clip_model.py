@@ -28,8 +28,9 @@ class ClipModel:
     """A model in float32, ready to encode.
 
     preprocess: PIL image to float [3, size, size], normalised. preprocessing: the settings of that, as open_clip names
-    them (size, mean, std, interpolation, resize_mode). tokenize: texts (and a context_length) to int64 [B, L]. revision: digest of the
-    weights. about: what the model says of itself (`mmreward.json`): domain, maps; empty for a model without.
+    them (size, mean, std, interpolation, resize_mode). tokenize: texts (and a context_length) to int64
+    [B, L]. revision: digest of the weights. about: what the model says of itself (`mmreward.json`): domain, maps;
+    empty for a model without.
     """
 
     name: str
@@ -90,8 +91,8 @@ def _check_folder(folder: Path) -> Path:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not found and pickles:
         raise ValueError(
-            f"{folder} holds its weights as pickle ({', '.join(pickles)}), which can run code when it is read: refused. "
-            "Save them as safetensors"
+            f"{folder} holds its weights as pickle ({', '.join(pickles)}), which can run code when it is read: "
+            "refused. Save them as safetensors"
         )
     if not found:
         raise FileNotFoundError(f"{folder} holds no *.safetensors weights")

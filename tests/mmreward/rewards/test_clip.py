@@ -77,22 +77,26 @@ def test_direction_in_closed_form():
     source = torch.tensor([1.0, 0.0, 0.0])
     edited = torch.tensor([0.5, math.sqrt(0.75), 0.0])
     first, last = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
-    found = cosines(source, edited, first, last)  # text delta (0, 1, -1)
-    assert found.direction == pytest.approx(math.sqrt(0.75) / math.sqrt(2))
-    assert found.alignment == pytest.approx(math.sqrt(0.75))
-    assert found.image == pytest.approx(0.5)
+    found = cosines(source, edited, first, last).values  # text delta (0, 1, -1), of length sqrt(2)
+    assert found["direction"] == pytest.approx(math.sqrt(0.75) / math.sqrt(2))
+    assert found["alignment"] == pytest.approx(math.sqrt(0.75))
+    assert found["progress"] == pytest.approx(math.sqrt(0.75) / 2)
+    assert found["image"] == pytest.approx(0.5)
     # |r|^2 = 1 - 3/8; kept = 1 - 5/16
-    assert found.kept == pytest.approx(1 - 5 / 16)
+    assert found["kept"] == pytest.approx(1 - 5 / 16)
+    plain = cosines(source, edited, None, last, caption=False).values
+    assert plain["gain"] == pytest.approx(math.sqrt(0.75)) and "alignment" not in plain
 
 
 def test_no_edit_is_told_apart_from_nothing_asked():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     untouched = cosines(a, a, a, b)
-    assert (untouched.direction, untouched.direction_is) == (0.0, "no edit")
+    assert (untouched.values["direction"], untouched.direction_is) == (0.0, "no edit")
     nothing_asked = cosines(a, b, a, a)
-    assert (nothing_asked.direction, nothing_asked.direction_is) == (None, "the captions say the same")
-    assert cosines(a, a, a, a).direction is None
+    assert "direction" not in nothing_asked.values and nothing_asked.direction_is == "the captions say the same"
+    assert "direction" not in cosines(a, a, a, a).values
     assert cosines(a, b, None, b).direction_is == "no captions"
+    assert cosines(a, a, None, b, caption=False).direction_is == "no edit"
 
 
 def test_an_untouched_copy_says_so_and_gets_no_direction(reward, edits):
