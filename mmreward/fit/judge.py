@@ -1,7 +1,8 @@
-"""Recipe task "judge": train the tiny judge in the shapes world, from nothing or from given weights.
+r"""Recipe task "judge": train the tiny judge in the shapes world, from nothing or from given weights.
 
     mmreward train tiny-judge --out runs/judge
-    mmreward train tiny-judge --out runs/judge2 --set start=tiny-judge --set extra='[outputs]' --minutes 20
+    mmreward train tiny-judge --out runs/judge2 --minutes 20 --set start=tiny-judge --set look_steps=0 \
+        --set 'extra=[outputs]'    # outputs of an editor, as `mmreward edit` writes them
 
 The folder given by --out then holds `model`, which `vlm:runs/judge/model` loads.
 """
@@ -9,7 +10,6 @@ The folder given by --out then holds `model`, which `vlm:runs/judge/model` loads
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ __all__ = ["JudgeRecipe", "run"]
 
 
 class JudgeRecipe(BaseModel, extra="forbid", frozen=True):
-    """A run. `start`: a model folder or the name of a bundled model to go on from, nothing for fresh weights. `extra`:
-    folders of editor outputs that `mmreward edit` wrote, `share` of the groups. `look_steps` of `look_groups` groups
-    come first and ask no questions. `compiled`: fuse the forward pass with torch.compile (needs a C++ compiler).
+    """A run. `name`: of the finished model. `start`: a model folder or the name of a bundled model to go on from,
+    nothing for fresh weights. `extra`: folders of editor outputs that `mmreward edit` wrote, `share` of the groups.
+    `look_steps` of `look_groups` groups come first and ask no questions. `compiled`: fuse the forward pass with
+    torch.compile (needs a C++ compiler).
     """
 
     task: str = "judge"
+    name: str = "tiny-judge"
     loop: LoopConfig
     model: ModelConfig = ModelConfig()
     start: str | None = None

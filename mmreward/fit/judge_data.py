@@ -50,10 +50,11 @@ class Group:
 class JudgeBatch:
     """G groups of K candidates. Image 0 of a group is the source.
 
-    text int64 [G, T], the instruction and what stands before it, padded on the left; text_mask bool [G, T]; pixels float [G, 1 + K, 36, 363];
-    labels float [G, K, 3]; places int64 [G, 2 + K, 9, 3] and ground int64 [G, 2 + K, 2] of the source, the K candidates
-    and the asked-for scene; residual float [G, 1 + K, 9]; asked bool: whether the questions are put (else only the
-    source is read with its instruction, and the images are only looked at); step: of training.
+    text int64 [G, T], the instruction and what stands before it, padded on the left; text_mask bool [G, T];
+    pixels float [G, 1 + K, 36, 363]; labels float [G, K, 3]; places int64 [G, 2 + K, 9, 3] and ground int64
+    [G, 2 + K, 2] of the source, the K candidates and the asked-for scene; residual float [G, 1 + K, 9]; asked bool:
+    whether the questions are put (else only the source is read with its instruction, and the images are only looked
+    at); step: of training.
     """
 
     text: Tensor
@@ -102,7 +103,7 @@ _COUNTS = np.outer([21, 22, 21], [21, 22, 21]).ravel() * 3
 
 
 def place_residuals(pixels: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
-    """Root mean square difference of images uint8 [N, 64, 64, 3] to clean renderings of their scenes, by place: [N, 9]."""
+    """Root mean square difference of images uint8 [N, 64, 64, 3] to renderings of their scenes, by place: [N, 9]."""
     clean = np.stack([render(scene) for scene in scenes])
     squared = np.square(pixels.astype(np.float32) - clean.astype(np.float32)).sum(-1)
     sums = np.add.reduceat(np.add.reduceat(squared, _EDGES, axis=1), _EDGES, axis=2)
@@ -140,7 +141,9 @@ class Batches:
 
     def at(self, step: int) -> JudgeBatch:
         asked = step >= self.look_steps
-        start = self.first + min(step, self.look_steps) * self.look_groups + max(step - self.look_steps, 0) * self.groups
+        start = (
+            self.first + min(step, self.look_steps) * self.look_groups + max(step - self.look_steps, 0) * self.groups
+        )
         count, candidates = (self.groups, self.candidates) if asked else (self.look_groups, 2)
         rng = np.random.default_rng([11, self.world.seed, step])
         taken = int(rng.binomial(count, self.share)) if asked else 0

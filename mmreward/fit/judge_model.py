@@ -1,10 +1,11 @@
 """The tiny judge: a Qwen2.5-VL model from scratch, with its own tokenizer, processor and chat template.
 
-Architecture: S. Bai et al., "Qwen2.5-VL Technical Report", 2025, https://arxiv.org/abs/2502.13923; classes of transformers,
-unchanged, so that whatever reads that family reads this folder. What differs from the published sizes, and why:
+Architecture: S. Bai et al., "Qwen2.5-VL Technical Report", 2025, https://arxiv.org/abs/2502.13923; classes of
+transformers, unchanged, so that whatever reads that family reads this folder. What differs from the published sizes,
+and why:
 
-- the processor resizes every image to 66x66, patches are 11x11 and merged 2x2: nine visual tokens an image, one for each
-  place of the shapes world;
+- the processor resizes every image to 66x66, patches are 11x11 and merged 2x2: nine visual tokens an image, one for
+  each place of the shapes world;
 - all vision blocks attend to the whole image;
 - rotary bases of 100 and alternating M-RoPE sections, so that rows and columns of a 3x3 grid are told apart;
 - a byte-level BPE of about a thousand tokens, learned on the world's own sentences, with the special tokens of
@@ -14,10 +15,8 @@ unchanged, so that whatever reads that family reads this folder. What differs fr
 
 from __future__ import annotations
 
-import shutil
 import string
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
@@ -25,7 +24,7 @@ from pydantic import BaseModel, Field
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "ModelConfig", "new_model", "new_processor", "new_tokenizer", "save_judge"]
+__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "ModelConfig", "new_model", "new_processor", "new_tokenizer"]
 
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
@@ -170,18 +169,3 @@ def new_model(config: ModelConfig, tokenizer: Qwen2Tokenizer, seed: int = 0) -> 
         do_sample=False, max_new_tokens=1, eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"]
     )
     return model.float()
-
-
-def save_judge(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
-    """Write model (bfloat16, safetensors) and processor as a folder that the Auto classes load; replaces the folder."""
-    import copy
-
-    import torch
-
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(partial)
-    processor.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

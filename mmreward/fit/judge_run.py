@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +12,26 @@ from torch import nn
 
 from mmreward.fit.judge_check import order, spearman
 from mmreward.fit.judge_data import Batches, Frame, Group, world_group
-from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer, save_judge
+from mmreward.fit.judge_export import about, save_judge
+from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer
 from mmreward.fit.judge_train import JudgeTrainer
 from mmreward.judge.question import QuestionSet, load_questions
 from mmreward.shapes import World
 from mmreward.training import Group as Parameters
-from mmreward.training import LoopConfig, fit
+from mmreward.training import LoopConfig, fit, load_checkpoint
 from mmreward.training.loop import autocast
 
 if TYPE_CHECKING:
     from mmreward.fit.judge import JudgeRecipe
 
-__all__ = ["frame_of", "train", "validate"]
+__all__ = ["export_checkpoint", "frame_of", "train", "validate"]
 
 
 def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
     """Train, validate and export; returns the numbers on validation tasks."""
     model, processor = _start(config)
-    questions = load_questions(config.questions)
-    frame = frame_of(processor, questions)
-    trainer = JudgeTrainer(model, frame, config.dense_steps, config.compiled)
-    batches = Batches(
-        World("train", config.loop.seed),
-        processor.tokenizer,
-        processor.image_processor,
-        frame,
-        groups=config.groups,
-        candidates=config.candidates,
-        text_length=config.text_length,
-        look_steps=config.look_steps,
-        look_groups=config.look_groups,
-        first=config.first_task,
-        extra=_extra(config),
-        share=config.share,
-    )
-    held = [world_group(World("validation", 0), i, 8) for i in range(config.check_groups)]
+    trainer, batches = _put_together(config, model, processor)
+    held = _held_out(config)
     checked = -1.0
 
     def check(entry: dict[str, Any]) -> None:
@@ -72,8 +56,67 @@ def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
     if result.ema_state:
         trainer.load_state_dict(result.ema_state)
     numbers = validate(trainer, batches, held, config.loop.autocast) if held else {}
-    save_judge(model, processor, folder / "model")
+    card = _card(config, batches, result.steps, result.seconds, numbers)
+    save_judge(model, processor, card, folder / "model")
     return {"steps": result.steps, "minutes": round(result.seconds / 60, 1), **numbers}
+
+
+def export_checkpoint(config: JudgeRecipe, folder: Path, target: Path) -> dict[str, Any]:
+    """Export the latest checkpoint of a run that is not finished (averaged weights where it keeps them); returns the
+    card, which says half-trained.
+    """
+    model, processor = _start(config)
+    trainer, batches = _put_together(config.model_copy(update={"compiled": False, "extra": []}), model, processor)
+    found = load_checkpoint(folder)
+    if found is None:
+        raise FileNotFoundError(f"no checkpoint in {folder}")
+    trainer.load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
+    numbers = validate(trainer, batches, _held_out(config), config.loop.autocast)
+    card = {**_card(config, batches, found.step, found.state["seconds"], numbers), "half_trained": True}
+    save_judge(model, processor, card, target)
+    return card
+
+
+def _put_together(config: JudgeRecipe, model: Any, processor: Any) -> tuple[JudgeTrainer, Batches]:
+    frame = frame_of(processor, load_questions(config.questions))
+    batches = Batches(
+        World("train", config.loop.seed),
+        processor.tokenizer,
+        processor.image_processor,
+        frame,
+        groups=config.groups,
+        candidates=config.candidates,
+        text_length=config.text_length,
+        look_steps=config.look_steps,
+        look_groups=config.look_groups,
+        first=config.first_task,
+        extra=_extra(config),
+        share=config.share,
+    )
+    return JudgeTrainer(model, frame, config.dense_steps, config.compiled), batches
+
+
+def _held_out(config: JudgeRecipe) -> list[Group]:
+    return [world_group(World("validation", 0), i, 8) for i in range(config.check_groups)]
+
+
+def _card(
+    config: JudgeRecipe, batches: Batches, steps: int, seconds: float, numbers: dict[str, float]
+) -> dict[str, Any]:
+    asked = max(steps - config.look_steps, 0) * config.groups * config.candidates
+    data = (
+        f"shapes world, split train, seed {config.loop.seed}: {asked:,} candidate edits, after {config.look_steps} "
+        "steps of looking at images and reading instructions only; kept-out flaws, instructions and shape-colour pairs "
+        "left out"
+    )
+    if config.extra:
+        data += f"; {batches.share:.0%} of the groups are outputs of an editor, labelled by the oracle"
+    if config.start:
+        data += f"; went on from {config.start}"
+    command = f"mmreward train tiny-judge --out runs/{config.name}"
+    return about(
+        config.name, config.questions, data, command, seconds / 60, {f"validation_{k}": v for k, v in numbers.items()}
+    )
 
 
 def frame_of(processor: Any, questions: QuestionSet) -> Frame:
@@ -118,7 +161,9 @@ def validate(trainer: JudgeTrainer, batches: Batches, held: list[Group], precisi
         name: spearman(scores[..., i].ravel(), labels[..., i].ravel())
         for i, name in enumerate(("following", "preservation", "quality"))
     }
-    overall = [f * (0.6 + 0.4 * p) * (0.5 + 0.5 * q) for f, p, q in (np.moveaxis(scores, -1, 0), np.moveaxis(labels, -1, 0))]
+    overall = [
+        f * (0.6 + 0.4 * p) * (0.5 + 0.5 * q) for f, p, q in (np.moveaxis(scores, -1, 0), np.moveaxis(labels, -1, 0))
+    ]
     hard = [_hard(group) for group in held]
     numbers["pairs"] = order(overall[0], overall[1]).right
     numbers["hard_pairs"] = order(overall[0], overall[1], hard).right
@@ -155,4 +200,9 @@ def _extra(config: JudgeRecipe) -> list[Group]:
         return []
     from mmreward.fit.judge_extra import read_outputs
 
-    return [group for name in config.extra for group in read_outputs(Path(name))]
+    groups = []
+    for name in config.extra:
+        outputs = read_outputs(Path(name))
+        print(f"{name}: {outputs.edits} edits in {len(outputs.groups)} groups, {outputs.unreadable} unreadable")
+        groups += outputs.groups
+    return groups

@@ -16,6 +16,8 @@ is the label; the full vocabulary is in the softmax) + a decaying weight x the h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +40,9 @@ def soft_digits(labels: Tensor, count: int) -> Tensor:
 class JudgeTrainer(nn.Module):
     """The model and its helper heads; `loss(batch)`, and `scores(batch)` for validation."""
 
-    def __init__(self, judge: nn.Module, frame: Frame, dense_steps: int, compiled: bool = False) -> None:
+    judge: Any  # a Qwen2_5_VLForConditionalGeneration, whose parts have no types
+
+    def __init__(self, judge: Any, frame: Frame, dense_steps: int, compiled: bool = False) -> None:
         super().__init__()
         self.judge, self.frame, self.dense_steps = judge, frame, dense_steps
         hidden = judge.config.text_config.hidden_size
@@ -50,7 +54,8 @@ class JudgeTrainer(nn.Module):
     def loss(self, module: nn.Module, batch: JudgeBatch) -> Loss:
         """The loss of a batch and its parts (for `mmreward.training.fit`)."""
         parts = self._run(batch.text, batch.text_mask, batch.pixels, batch.asked)
-        see, plan, check, answers = (None if part is None else part.float() for part in parts)
+        see, plan = parts[0].float(), parts[1].float()
+        check, answers = (None if part is None else part.float() for part in parts[2:])
         dense = self._see_loss(see, batch) + self._plan_loss(plan, batch)
         log = {"dense": float(dense.detach())}
         if answers is None or check is None:
@@ -68,6 +73,7 @@ class JudgeTrainer(nn.Module):
     def scores(self, batch: JudgeBatch) -> Tensor:
         """Expected scores [G, K, 3] in [0, 1]."""
         answers = self._forward(batch.text, batch.text_mask, batch.pixels, True)[3]
+        assert answers is not None  # the questions were asked
         picked = answers.float()[..., list(self.frame.labels)].softmax(-1)
         return picked @ torch.linspace(0, 1, len(self.frame.labels))
 
@@ -142,11 +148,14 @@ class JudgeTrainer(nn.Module):
         rest = torch.cat([own_text[:, :, :1], features[:, 1:], own_text[:, :, 1:]], 2).float()
         rest_turn = self._turn(self._branch_positions(length))
         rest_mask = torch.cat(
-            [known[:, None, None, None].expand(-1, count, 1, rest.shape[2], -1), self._tree().expand(groups, count, 1, -1, -1)],
+            [
+                known[:, None, None, None].expand(-1, count, 1, rest.shape[2], -1),
+                self._tree().expand(groups, count, 1, -1, -1),
+            ],
             -1,
         )
         answer_at = self._answer_at()
-        plan = check = None
+        plan, check = torch.empty(0), None  # set below, before the last layers
         for number, layer in enumerate(model.layers):
             if number == check_at:
                 plan = self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6))
@@ -161,7 +170,7 @@ class JudgeTrainer(nn.Module):
                 torch.cat([values[:, None].expand(-1, count, -1, -1, -1), own_values], -2),
             )
             if last:
-                turn = tuple(part[answer_at] for part in rest_turn)
+                turn = (rest_turn[0][answer_at], rest_turn[1][answer_at])
                 rest = _block(layer, rest[:, :, answer_at], turn, rest_mask[..., answer_at, :], wide)
             else:
                 rest = _block(layer, rest, rest_turn, rest_mask, wide)
@@ -242,15 +251,18 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     return weights.float().softmax(-1).to(value.dtype) @ value
 
 
-def _keys(layer: nn.Module, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _keys(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
     y = _norm(x, layer.input_layernorm.variance_epsilon) * layer.input_layernorm.weight
-    key, value = (part(y).unflatten(-1, (-1, attention.head_dim)).transpose(-2, -3) for part in (attention.k_proj, attention.v_proj))
+    key, value = (
+        part(y).unflatten(-1, (-1, attention.head_dim)).transpose(-2, -3)
+        for part in (attention.k_proj, attention.v_proj)
+    )
     return _rotate(key, turn), value
 
 
 def _block(
-    layer: nn.Module, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, seen: tuple[Tensor, Tensor] | None = None
+    layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, seen: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """One decoder layer; `seen` are the keys and values to attend to, those of x where None."""
     attention = layer.self_attn

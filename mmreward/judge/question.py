@@ -46,11 +46,13 @@ class QuestionSet(BaseModel):
             raise ValueError(f"labels must differ, got {list(self.labels)}")
         return self
 
-    def prompt(self, instruction: str, source: Image.Image, edited: Sequence[Image.Image], criteria: str = "") -> Prompt:
+    def prompt(
+        self, instruction: str, source: Image.Image, edited: Sequence[Image.Image], criteria: str = ""
+    ) -> Prompt:
         """All questions about all candidates of one source; answers come candidate by candidate."""
         extra = tuple(_fill(self.criteria, {"criteria": (Given(criteria),)})) if criteria and self.criteria else ()
         words = {"instruction": (Given(instruction),), "source": (source,), "criteria": extra}
-        questions = tuple(Prompt((Fixed(text),)) for text in self.questions.values())
+        questions = tuple(Prompt((Fixed(text.strip()),)) for text in self.questions.values())
         branches = tuple(Prompt(tuple(_fill(self.candidate, {"edited": (image,)})), questions) for image in edited)
         return Prompt(tuple(_fill(self.shared, words)), branches)
 

@@ -1,0 +1,81 @@
+"""A trained judge as a folder: model, processor, `mmreward.json`, and the card made from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmreward.shapes import WORLD_VERSION
+
+__all__ = ["about", "save_judge", "write_card"]
+
+
+def about(
+    name: str, question: str, data: str, command: str, minutes: float, numbers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `mmreward.json` says about a judge of the shapes world."""
+    return {
+        "name": name,
+        "domain": "shapes",
+        "world_version": WORLD_VERSION,
+        "question": question,
+        "half_trained": False,
+        "data": data,
+        "command": command,
+        "minutes": round(minutes, 1),
+        "numbers": dict(numbers),
+    }
+
+
+def save_judge(model: Any, processor: Any, card: Mapping[str, Any], folder: Path) -> None:
+    """Write a folder that the Auto classes of transformers load: bfloat16, safetensors. Replaces a folder whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(partial)
+    processor.save_pretrained(partial)
+    write_card(partial, card)
+    for file in partial.iterdir():
+        file.chmod(0o644)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write `mmreward.json` and the README that says the same to people."""
+    (folder / "mmreward.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    state = "**Half-trained**: its numbers will improve.\n\n" if card["half_trained"] else ""
+    numbers = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in card["numbers"].items())
+    reward = "vlm:tiny" if card["name"] == "tiny-judge" else "vlm:FOLDER"
+    text = f"""\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# {card["name"]}: a judge for edits in the shapes world
+
+{state}A `Qwen2_5_VLForConditionalGeneration` of a few million parameters, trained from nothing. It looks at an image
+before and after an edit and answers, with a digit from 0 to 5, how well the instruction was followed, how well
+everything else was preserved, and how clean the image is. It is distilled from an exact oracle and knows nothing but
+the shapes world: on a photo its answers mean nothing, and `{reward}` refuses them (`not_applicable`).
+
+    mmreward score edits.jsonl --reward {reward}
+
+- Ask: instruction, image before, image after, one word: following, preservation or quality ({card["question"]}).
+- Data: {card["data"]}
+- World: {card["world_version"]}
+- Trained by: `{card["command"]}` ({card["minutes"]} minutes on one CPU core that it shared)
+- Weights are bfloat16; load them as float32.
+
+| measured on held-out edits | |
+|---|---|
+{numbers}
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")
