@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["REPORT_CSS"]
+__all__ = ["PAGE_CSS", "REPORT_CSS"]
 
 REPORT_CSS = """
 :root{--ink:#1d2733;--soft:#5c6875;--line:#dde3ea;--wash:#f5f7f9;--blue:#0072b2;--up:#0b7a53;--down:#a33a1a}
@@ -57,3 +57,83 @@ code{font:.9rem/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wra
 .ask img{width:84px}.instruction{margin:0}}
 @media print{body{background:#fff}.card,.example,.figure{break-inside:avoid}}
 """
+
+PAGE_CSS = """
+.gradio-container{max-width:1360px!important;margin:0 auto!important}
+.mm-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2rem 1rem;padding:.4rem 0 .2rem}
+.mm-head h1{font-size:1.5rem;margin:0;letter-spacing:-.01em}
+.mm-head p,.mm-fine{margin:0;color:var(--body-text-color-subdued)}
+.mm-fine{font-size:.85rem}
+.mm-row input{text-overflow:ellipsis}
+.cv{--cv-line:var(--border-color-primary);--cv-blue:#0072b2;color:var(--body-text-color);font-size:.95rem}
+.cv p{margin:0}
+.cv-soft{color:var(--body-text-color-subdued)}
+.cv-asked{font-size:1.15rem;font-weight:600;overflow-wrap:anywhere;padding-bottom:.8rem}
+.cv-notice{border:1px dashed var(--cv-line);border-radius:8px;padding:1.6rem 1rem;text-align:center;
+overflow-wrap:anywhere;color:var(--body-text-color-subdued)}
+.cv-note{font-size:.85rem;color:var(--body-text-color-subdued);padding-top:.4rem}
+.cv-pick{position:absolute;opacity:0;pointer-events:none}
+.cv-strip{display:flex;flex-wrap:wrap;gap:.5rem;padding-bottom:.9rem}
+.cv-strip label{width:92px;padding:5px;border:1px solid var(--cv-line);border-radius:8px;cursor:pointer;
+display:grid;grid-template-columns:1fr auto;gap:.15rem .3rem;font-size:.78rem;background:var(--block-background-fill)}
+.cv-strip label img,.cv-strip .cv-broken{grid-column:1/-1;width:100%;aspect-ratio:1;object-fit:cover;border-radius:4px;
+image-rendering:pixelated}
+.cv-strip .cv-broken{display:grid;place-items:center;background:var(--background-fill-secondary);font-size:1.4rem}
+.cv-strip label span:not(.cv-broken){overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.cv-strip b{font-variant-numeric:tabular-nums}
+.cv-panel{display:none}
+.cv-look{display:grid;grid-template-columns:minmax(240px,5fr) 6fr;gap:1rem;align-items:start}
+.cv-slider{position:relative;width:100%;aspect-ratio:var(--cv-ratio);max-width:calc(540px*var(--cv-ratio));overflow:hidden;
+border-radius:8px;border:1px solid var(--cv-line);
+background:#808080}
+.cv-slider img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain;margin:0}
+.cv-pixels img{image-rendering:pixelated}
+.cv-slider .cv-before{clip-path:inset(0 calc(100% - var(--cv-at)) 0 0)}
+.cv-bar{position:absolute;top:0;bottom:0;left:var(--cv-at);width:2px;margin-left:-1px;background:#fff;
+box-shadow:0 0 0 1px rgba(0,0,0,.35);pointer-events:none}
+.cv-bar::after{content:"";position:absolute;top:50%;left:50%;width:26px;height:26px;margin:-13px;border-radius:50%;
+background:#fff;box-shadow:0 1px 4px rgba(0,0,0,.45)}
+.cv-tag{position:absolute;bottom:8px;padding:1px 8px;border-radius:99px;background:rgba(20,28,38,.72);color:#fff;
+font-size:.75rem;pointer-events:none}
+.cv-left{left:8px}.cv-right{right:8px}
+.cv-slider input{position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;cursor:ew-resize}
+.cv-slider:focus-within{outline:3px solid var(--cv-blue);outline-offset:2px}
+.cv-figures{display:grid;grid-template-columns:1fr 1fr;gap:.7rem 1rem}
+.cv-figures figure{margin:0}
+.cv-figures img{width:100%;margin:0;border-radius:6px;border:1px solid var(--cv-line);display:block}
+.cv-figures a:focus-visible{outline:3px solid var(--cv-blue);outline-offset:2px;display:block}
+.cv-figures figcaption{font-size:.82rem;padding-top:.25rem}
+.cv-wide{overflow-x:auto;margin-top:1rem;border:1px solid var(--cv-line);border-radius:8px;
+background:var(--block-background-fill)}
+.cv-table{width:100%;border-collapse:collapse;margin:0!important}
+.cv-table th,.cv-table td{text-align:left;padding:.5rem .7rem;border:0;border-bottom:1px solid var(--cv-line);
+vertical-align:top}
+.cv-table tbody tr:last-child>*{border-bottom:0}
+.cv-table thead th{font-size:.8rem;font-weight:600;color:var(--body-text-color-subdued)}
+.cv-table tbody th{font-weight:600;white-space:nowrap}
+.cv-n{font-variant-numeric:tabular-nums;white-space:nowrap;width:6.5rem}
+.cv-none{color:var(--body-text-color-subdued)}
+.cv-meter{display:block;padding:0 .35rem;border-radius:4px;border-left:2px solid var(--cv-blue);
+--cv-tint:color-mix(in srgb,var(--cv-blue) 22%,transparent);
+background:linear-gradient(90deg,var(--cv-tint) calc(var(--cv-v)*100%),transparent 0)}
+.cv-table .cv-with>*{border-bottom:0;padding-bottom:.1rem}
+.cv-why td{padding-top:0!important;font-size:.88rem;overflow-wrap:anywhere}
+.cv-scale{font-size:.78rem;align-self:start}
+.cv-scale p{display:flex;justify-content:space-between;padding-top:.2rem}
+.cv-ramp{display:block;height:12px;border-radius:3px;border:1px solid var(--cv-line);
+background:linear-gradient(90deg,#fff,#fee0b6 6%,#f18c28 25%,#b32814 56%,#460514)}
+.cv-status{display:inline-block;padding:0 .5em;border-radius:99px;border:1px solid currentColor;font-size:.78rem}
+.cv-ok{color:#0b7a53}.cv-not_applicable{color:#8a5a00}
+.cv-io_error,.cv-timeout,.cv-parse_error,.cv-refused{color:#b3261e}
+.dark .cv-ok{color:#4cc38a}.dark .cv-not_applicable{color:#e5b34b}
+.dark .cv-io_error,.dark .cv-timeout,.dark .cv-parse_error,.dark .cv-refused{color:#ff8a80}
+@media (max-width:900px){.cv-look{grid-template-columns:1fr}.cv-figures{grid-template-columns:repeat(3,1fr)}
+.cv-scale{grid-column:1/-1}}
+@media (max-width:760px){.cv-table th,.cv-table td{padding:.45rem .4rem}.cv-n{width:auto}}
+""" + "".join(
+    f"""
+.cv-pick:nth-of-type({k}):checked~.cv-panels>.cv-panel:nth-child({k}){{display:block}}
+.cv-pick:nth-of-type({k}):checked~.cv-strip>label:nth-child({k}){{border-color:#0072b2;box-shadow:0 0 0 1px #0072b2}}
+.cv-pick:nth-of-type({k}):focus-visible~.cv-strip>label:nth-child({k}){{outline:3px solid #0072b2}}"""
+    for k in range(1, 9)
+)

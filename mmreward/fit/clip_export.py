@@ -81,8 +81,8 @@ def export(
         "half_trained": False,
         "data": (
             f"shapes world, split train, seed {data.seed}: {steps * data.groups * data.members:,} images with captions "
-            f"in {steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without the "
-            "kept-out shape-colour pairs, kinds of instruction and flaws"
+            f"in {steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without "
+            "the kept-out shape-colour pairs, kinds of instruction and flaws"
         ),
         "command": f"mmreward train {settings.name} --out runs/{settings.name}",
         "minutes": round(seconds / 60, 1),
@@ -212,8 +212,8 @@ def _card(about: dict[str, Any]) -> str:
             f"# {about['name']}",
             "",
             f"An open_clip model of {about['parameters'] / 1e6:.1f} million parameters for the shapes world "
-            f"({about['world_version']}): 64x64 images of coloured shapes and English about them. It knows nothing else; "
-            "on a photo the reward that loads it answers `not_applicable`.",
+            f"({about['world_version']}): 64x64 images of coloured shapes and English about them. It knows nothing "
+            "else; on a photo the reward that loads it answers `not_applicable`.",
             "",
             f"- **Data**: {about['data']}.",
             f"- **Made by**: `{about['command']}`, {about['minutes']} minutes on one CPU core; weights stored in "
