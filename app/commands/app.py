@@ -45,6 +45,7 @@ def app(
     import os
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for loading weights says nothing here
     from app.commands.score import _mapping
     from app.web.page import Page, examples_of
     from app.web.rewards import DEFAULT_REWARDS, PageRewards

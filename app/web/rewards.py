@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from app.quiet import quiet
 from mmreward import Edit, Reward, load_reward
 from mmreward.score import Score
 
@@ -27,7 +26,6 @@ class PageRewards:
         try:
             with self._lock:
                 if spec not in self._loaded:
-                    quiet()
                     self._loaded[spec] = load_reward(spec)
                 return self._loaded[spec].score(edits)
         except Exception as error:  # one reward's trouble, whatever it is, must not take the page with it
