@@ -38,7 +38,7 @@ def examples_of(edits: Sequence[Edit], most: int = 200) -> list[Example]:
     groups: dict[tuple[str, str], list[Edit]] = {}
     for edit in edits:
         groups.setdefault((str(edit.source), edit.instruction), []).append(edit)
-    found = []
+    found: list[Example] = []
     for (_, instruction), members in list(groups.items())[:most]:
         short = instruction if len(instruction) <= 70 else instruction[:67] + "…"
         found.append(Example(f"{len(found) + 1}. {short}", tuple(members)))

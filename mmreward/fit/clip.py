@@ -106,7 +106,7 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         result = fit(
             trainee,
             batch_at,
-            lambda module, batch: _loss(module, batch, settings),
+            lambda _, batch: _loss(trainee, batch, settings),
             settings.loop,
             Path(folder),
             resume=resume,
@@ -149,6 +149,8 @@ def model_config(sizes: ModelConfig, vocabulary: int) -> dict[str, Any]:
 
 class Trainee(nn.Module):
     """The model, and the heads that exist in training only."""
+
+    place_of_token: Tensor
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()

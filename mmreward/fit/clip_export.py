@@ -164,7 +164,9 @@ def _score(reward: ClipReward, world: World, tasks: int, captions: bool) -> Meas
     edits, truths, groups = [], [], []
     for task in world.tasks(tasks):
         source = _picture(task.source_image)
-        texts = {"source_caption": task.source_caption, "target_caption": task.target_caption} if captions else {}
+        texts: dict[str, Any] = (
+            {"source_caption": task.source_caption, "target_caption": task.target_caption} if captions else {}
+        )
         for candidate in world.candidates(task, _CANDIDATES):
             edits.append(Edit(task.instruction, source, _picture(candidate.image), **texts))
             truths.append(candidate.truth)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".npy")
 _CONFIG = "open_clip_config.json"
@@ -34,7 +34,7 @@ class ClipModel:
     """
 
     name: str
-    module: nn.Module
+    module: Any  # a CLIP of open_clip, whose methods have no types
     preprocess: Callable[[Image.Image], Tensor]
     preprocessing: dict[str, Any]
     tokenize: Callable[..., Tensor]
@@ -180,7 +180,7 @@ def _download(repository: str) -> Path:
 
 
 def _ready(
-    name: str, module: nn.Module, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]
+    name: str, module: Any, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]
 ) -> ClipModel:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

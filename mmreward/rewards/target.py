@@ -63,7 +63,7 @@ def _pixels(edit: Edit) -> list[np.ndarray]:
     source = edit.image("source")
     found = [np.asarray(source, np.float32) / 255]
     for name in ("reference", "edited"):
-        image = edit.image(name)  # type: ignore[arg-type]
+        image = edit.image(name)
         fitted = fit(image, source.size)
         if fitted is None:
             raise ImageError(
