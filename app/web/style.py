@@ -74,7 +74,7 @@ overflow-wrap:anywhere;color:var(--body-text-color-subdued)}
 .cv-note{font-size:.85rem;color:var(--body-text-color-subdued);padding-top:.4rem}
 .cv-pick{position:absolute;opacity:0;pointer-events:none}
 .cv-strip{display:flex;flex-wrap:wrap;gap:.5rem;padding-bottom:.9rem}
-.cv-strip label{width:92px;padding:5px;border:1px solid var(--cv-line);border-radius:8px;cursor:pointer;
+.cv-strip label{width:112px;padding:5px;border:1px solid var(--cv-line);border-radius:8px;cursor:pointer;
 display:grid;grid-template-columns:1fr auto;gap:.15rem .3rem;font-size:.78rem;background:var(--block-background-fill)}
 .cv-strip label img,.cv-strip .cv-broken{grid-column:1/-1;width:100%;aspect-ratio:1;object-fit:cover;border-radius:4px;
 image-rendering:pixelated}
@@ -82,7 +82,7 @@ image-rendering:pixelated}
 .cv-strip label span:not(.cv-broken){overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .cv-strip b{font-variant-numeric:tabular-nums}
 .cv-panel{display:none}
-.cv-look{display:grid;grid-template-columns:minmax(240px,5fr) 6fr;gap:1rem;align-items:start}
+.cv-look{display:grid;grid-template-columns:minmax(240px,7fr) 6fr;gap:1rem;align-items:start}
 .cv-slider{position:relative;width:100%;aspect-ratio:var(--cv-ratio);max-width:calc(540px*var(--cv-ratio));overflow:hidden;
 border-radius:8px;border:1px solid var(--cv-line);
 background:#808080}
@@ -110,7 +110,7 @@ background:var(--block-background-fill)}
 vertical-align:top}
 .cv-table tbody tr:last-child>*{border-bottom:0}
 .cv-table thead th{font-size:.8rem;font-weight:600;color:var(--body-text-color-subdued)}
-.cv-table tbody th{font-weight:600;white-space:nowrap}
+.cv-table tbody th{font-weight:600;white-space:nowrap;width:1%}
 .cv-n{font-variant-numeric:tabular-nums;white-space:nowrap;width:6.5rem}
 .cv-none{color:var(--body-text-color-subdued)}
 .cv-meter{display:block;padding:0 .35rem;border-radius:4px;border-left:2px solid var(--cv-blue);
