@@ -1,8 +1,10 @@
 """Sampling: from starting noise to clean latents, keeping what training needs.
 
-    trajectory = rollout(editor, condition, x, sigmas, rules(CPS(0.8), steps=8, window=range(0, 3)), window=range(0, 3))
+    window = range(0, 3)
+    trajectory = rollout(editor, condition, x, sigmas, rules(CPS(0.8), steps=8, window=window), window)
     images = editor.decode(trajectory.final, condition)
-    step = replay(editor, condition, trajectory, 0)        # with gradient; ratio = (step.logp - trajectory.logp[0]).exp()
+    step = replay(editor, condition, trajectory, 0)  # with gradient
+    ratio = (step.logp - trajectory.logp[0]).exp()
 
 Only the latents of the window are kept (MixGRPO and Flow-GRPO-Fast: an SDE inside a window of steps, the ODE outside).
 """

@@ -5,13 +5,13 @@ knows, so one kernel serves them all:
 
     mean = c_x x + c_0 x0 + c_eps eps            prev = mean + std z,  z ~ N(0, I)
 
-| rule       | mean                                                         | std                                        |
-|------------|--------------------------------------------------------------|--------------------------------------------|
-| `ODE`      | x + v dt                                                     | 0                                          |
-| `FlowSDE`  | x (1 + g² dt / 2t) + v (1 + g² (1 - t) / 2t) dt              | g sqrt(-dt), g = eta sqrt(t / (1 - t))     |
-| `DanceSDE` | the same with g = eta                                        | g sqrt(-dt)                                |
-| `CPS`      | (1 - t') x0 + t' cos(eta pi / 2) eps                         | t' sin(eta pi / 2)                         |
-| `DDIM`     | sqrt(1 - t'²) x0 + sqrt(t'² - std²) eps                      | eta (t'/t) sqrt((t² - t'²) / (1 - t'²))    |
+| rule       | mean                                            | std                                     |
+|------------|-------------------------------------------------|-----------------------------------------|
+| `ODE`      | x + v dt                                        | 0                                       |
+| `FlowSDE`  | x (1 + g² dt / 2t) + v (1 + g² (1 - t) / 2t) dt | g sqrt(-dt), g = eta sqrt(t / (1 - t))  |
+| `DanceSDE` | the same with g = eta                           | g sqrt(-dt)                             |
+| `CPS`      | (1 - t') x0 + t' cos(eta pi / 2) eps            | t' sin(eta pi / 2)                      |
+| `DDIM`     | sqrt(1 - t'²) x0 + sqrt(t'² - std²) eps         | eta (t'/t) sqrt((t² - t'²) / (1 - t'²)) |
 
 with v = eps - x0, dt = t' - t. `t` is the coefficient of the noise: flow models (all rules but DDIM) mix
 x = (1 - t) x0 + t eps; epsilon models (DDIM) mix x = sqrt(1 - t²) x0 + t eps, so t = sqrt(1 - alpha_bar) there.
@@ -90,7 +90,7 @@ class DanceSDE:
 
 @dataclass(frozen=True)
 class CPS:
-    """Coefficients-preserving sampling of a flow model: each level has exactly its own amount of noise, the last none."""
+    """Coefficients-preserving sampling of a flow model: each level has exactly its own noise, the last none."""
 
     eta: float = 0.8
 

@@ -31,10 +31,9 @@ def load_editor(spec: str, **options: Any) -> Editor:
             raise FileNotFoundError(f"{folder} has no model_index.json; expected the folder of a diffusers pipeline")
         if "/" not in spec or spec.startswith((".", "/")):
             near = difflib.get_close_matches(spec, BUNDLED, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"unknown editor {spec!r}{hint} Expected one of {', '.join(BUNDLED)}, a folder, or a hub id 'owner/name'"
-            )
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            known = f"Expected {', '.join(BUNDLED)}, a folder, or a hub id 'owner/name'"
+            raise ValueError(f"unknown editor {spec!r}{hint} {known}")
         index = _hub_index(spec)
     return _adapter(index).load(spec if not folder.exists() else folder, **options)
 

@@ -15,7 +15,8 @@ __all__ = ["KontextEditor"]
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from diffusers import FluxKontextPipeline
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
+from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
 
@@ -72,7 +74,8 @@ class KontextEditor:
         """From a folder or hub id, safetensors only; options as in the constructor."""
         described = Path(folder) / "mmreward.json"
         settings = json.loads(described.read_text()).get("editor", {}) if described.is_file() else {}
-        pipeline = FluxKontextPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
+        with _quiet():
+            pipeline = FluxKontextPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, **{"name": Path(folder).name, **settings, **options})
 
@@ -108,6 +111,10 @@ class KontextEditor:
             }
             conditions.append(Condition(tensors, tuple(latents.shape[1:]), (height, width)))
         return conditions
+
+    def forget(self) -> None:
+        """Drops the cached conditions, for when the encoders have changed."""
+        self._cache.clear()
 
     def _size(self, source: Image.Image) -> tuple[int, int]:
         multiple = self.pipeline.vae_scale_factor * 2
@@ -184,10 +191,24 @@ class KontextEditor:
         folder = Path(folder)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        FluxKontextPipeline(**parts).save_pretrained(partial, safe_serialization=True)
+        with _quiet():
+            FluxKontextPipeline(**parts).save_pretrained(partial, safe_serialization=True)
         settings = {"guidance": self.guidance, "max_area": self.max_area}
         settings |= {"max_tokens": self.max_tokens, "steps": self.default_steps}
         described = json.dumps({"name": self.name, "domain": "any", "editor": settings}, indent=2)
         (partial / "mmreward.json").write_text(described + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' remarks on an autoencoder of another class than FLUX's own, and its progress bar."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()

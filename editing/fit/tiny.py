@@ -15,51 +15,48 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, FluxKontextPipeline
+    from diffusers import AutoencoderTiny, FluxKontextPipeline
     from transformers import CLIPTokenizer, T5TokenizerFast
 
 
 class VAEShape(BaseModel, extra="forbid", frozen=True):
-    """Size of the autoencoder."""
+    """Size of the autoencoder: convolutions and ReLUs, no normalisation, so that a CPU is fast at it. The encoder has
+    convolutions only (see `editing.fit.vae`).
+    """
 
-    channels: tuple[int, int, int, int] = (24, 48, 96, 96)
-    """Width at each of the four resolutions (full, half, quarter, eighth)."""
-    latent_channels: int = 8
-    layers_per_block: int = 1
-    groups: int = 8
+    channels: int = 64
+    """Width everywhere."""
+    decoder_blocks: tuple[int, int, int, int] = (2, 2, 1, 0)
+    """Residual blocks from an eighth of the resolution up."""
+    latent_channels: int = 32
 
 
 class EditorShape(BaseModel, extra="forbid", frozen=True):
     """Size of the transformer and of the two text encoders."""
 
-    double_blocks: int = 3
-    single_blocks: int = 3
+    double_blocks: int = 2
+    single_blocks: int = 2
     heads: int = 4
-    head_dim: int = 40
-    axes: tuple[int, int, int] = (8, 16, 16)
+    head_dim: int = 32
+    axes: tuple[int, int, int] = (4, 14, 14)
     """Rotary dimensions of (image index, row, column); their sum is head_dim."""
     text_width: int = 128
-    text_layers: int = 2
+    text_layers: int = 1
     text_heads: int = 4
     pooled_width: int = 64
-    max_tokens: int = 32
+    max_tokens: int = 16
 
 
-def tiny_vae(shape: VAEShape) -> "AutoencoderKL":
-    """An untrained autoencoder; its quantisation convolutions can absorb a scaling of the latents."""
-    from diffusers import AutoencoderKL
+def tiny_vae(shape: VAEShape) -> "AutoencoderTiny":
+    """An untrained autoencoder."""
+    from diffusers import AutoencoderTiny
 
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=shape.channels,
-        layers_per_block=shape.layers_per_block,
+    return AutoencoderTiny(
+        encoder_block_out_channels=(shape.channels,) * 4,
+        decoder_block_out_channels=(shape.channels,) * 4,
+        num_encoder_blocks=(0, 0, 0, 0),
+        num_decoder_blocks=shape.decoder_blocks,
         latent_channels=shape.latent_channels,
-        norm_num_groups=shape.groups,
-        sample_size=64,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-        mid_block_add_attention=False,
     )
 
 
@@ -70,6 +67,7 @@ def tiny_t5_tokenizer(words: Sequence[str], max_tokens: int) -> "T5TokenizerFast
     pieces = dict.fromkeys(["<pad>", "</s>", "<unk>"], 0.0)
     pieces |= {"▁" + word: -1.0 for word in words}
     pieces |= {"▁": -6.0} | {character: -8.0 for character in string.ascii_letters + string.digits + string.punctuation}
+    pieces |= {"▁" + word.capitalize(): -1.0 for word in words}
     return T5TokenizerFast(vocab=list(pieces.items()), extra_ids=0, model_max_length=max_tokens)
 
 
@@ -91,7 +89,7 @@ def tiny_clip_tokenizer(words: Sequence[str], max_tokens: int) -> "CLIPTokenizer
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
 
 
-def tiny_pipeline(vae: "AutoencoderKL", words: Sequence[str], shape: EditorShape) -> "FluxKontextPipeline":
+def tiny_pipeline(vae: "AutoencoderTiny", words: Sequence[str], shape: EditorShape) -> "FluxKontextPipeline":
     """An untrained editor around a (trained) autoencoder."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel

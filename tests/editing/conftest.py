@@ -12,9 +12,16 @@ def random_editor():
     from editing.fit.tiny import EditorShape, VAEShape, tiny_pipeline, tiny_vae
 
     torch.manual_seed(0)
-    vae = tiny_vae(VAEShape(channels=(8, 8, 16, 16), latent_channels=4))
+    vae = tiny_vae(VAEShape(channels=8, latent_channels=4))
     shape = EditorShape(
-        double_blocks=1, single_blocks=1, heads=2, head_dim=16, axes=(4, 6, 6), text_width=32, text_layers=1
+        double_blocks=1,
+        single_blocks=1,
+        heads=2,
+        head_dim=16,
+        axes=(4, 6, 6),
+        text_width=32,
+        text_layers=1,
+        max_tokens=32,
     )
     pipeline = tiny_pipeline(vae, WORDS, shape)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,0 +1,95 @@
+"""`mmreward edit` from the outside."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.cli import main
+
+
+@pytest.fixture(scope="module")
+def editor_folder(tmp_path_factory):
+    """A small random editor on disk."""
+    import torch
+
+    from editing.editors.kontext import KontextEditor
+    from editing.fit.tiny import EditorShape, VAEShape, tiny_pipeline, tiny_vae
+
+    torch.manual_seed(0)
+    shape = EditorShape(double_blocks=1, single_blocks=1, heads=2, head_dim=16, axes=(4, 6, 6), text_width=32)
+    pipeline = tiny_pipeline(tiny_vae(VAEShape(channels=8, latent_channels=4)), ["make", "blue"], shape)
+    folder = tmp_path_factory.mktemp("editor") / "random"
+    KontextEditor(pipeline, "random", max_area=64 * 64, max_tokens=16, steps=2).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((64, 64, 3), 120, dtype=np.uint8)).save(path)
+    return path
+
+
+def _run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["edit", *arguments])
+    return stop.value.code or 0
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "edits.jsonl").read_text().splitlines()]
+
+
+def test_one_image_sorted_by_a_reward(editor_folder, picture, tmp_path, capsys):
+    call = ["--editor", editor_folder, "-s", str(picture), "-i", "make it blue", "-n", "3", "-r", "pixels"]
+    assert _run(*call, "--out", str(tmp_path / "out")) == 0
+    rows = _rows(tmp_path / "out")
+    assert [row["rank"] for row in rows] == [1, 2, 3] and len({row["edited"] for row in rows}) == 3
+    assert "3 edits of 1 tasks" in capsys.readouterr().out
+    assert _run(*call, "--out", str(tmp_path / "out")) == 2
+    assert "already holds edits" in capsys.readouterr().err
+
+
+def test_a_data_set_with_a_missing_image(editor_folder, picture, tmp_path, capsys):
+    rows = [
+        {"id": "one", "instruction": "make it blue", "source": "a.png", "note": 7},
+        {"id": "two", "instruction": "make it blue", "source": "gone.png"},
+        {"id": "three", "instruction": "  ", "source": "a.png"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    assert _run(str(tmp_path / "rows.jsonl"), "-e", editor_folder, "-n", "1", "-o", str(out)) == 1
+    one, two, three = _rows(out)
+    assert one["status"] == "ok" and one["note"] == 7
+    assert two["status"] == "io_error" and "not found" in two["error"]
+    assert three["status"] == "not_applicable" and "empty" in three["error"]
+    assert "1 edits of 3 tasks, 1 rows failed" in capsys.readouterr().out
+
+
+def test_tasks_of_the_world(editor_folder, tmp_path):
+    out = tmp_path / "out"
+    assert (
+        _run("--world", "shapes", "--count", "3", "--start", "5", "-e", editor_folder, "-n", "1", "-o", str(out)) == 0
+    )
+    assert [row["id"] for row in _rows(out)] == [f"validation-0-{index}" for index in (5, 6, 7)]
+    assert all(row["source_caption"] and row["target_caption"] and row["kind"] for row in _rows(out))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        ([], "say what to edit"),
+        (["--world", "shapes", "-s", "a.png", "-i", "x"], "say what to edit"),
+        (["-s", "a.png"], "belong together"),
+        (["-s", "nowhere.png", "-i", "make it blue"], "not found"),
+        (["--world", "shape"], "unknown world 'shape'"),
+        (["--world", "shapes", "--kinds", "recolor"], "unknown kinds of instruction"),
+        (["nowhere.jsonl"], "no file or folder"),
+    ],
+)
+def test_wrong_calls(call, message, tmp_path, capsys):
+    assert _run(*call, "-o", str(tmp_path / "out")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error and "Traceback" not in error
