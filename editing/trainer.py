@@ -85,7 +85,7 @@ class Trainer:
         torch.manual_seed(recipe.loop.seed)
         self.policies = Policies.of(editor, recipe.policy, names)
         ema = recipe.policy.ema
-        self.updater = Updater(editor, self.policies, self.algorithm, recipe.loop, ema, accelerator, self._context)
+        self.updater = Updater(editor, self.policies, self.algorithm, recipe.loop, ema, accelerator)
         self.iteration, self.seconds = 0, 0.0
         self.noise: float | None = None
         self.failures: deque[list[int]] = deque(maxlen=10)

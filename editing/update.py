@@ -10,12 +10,12 @@ __all__ = ["Updater"]
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editing.advantage import Advantages
 from editing.algorithms.algorithm import Algorithm, Step
@@ -25,6 +25,7 @@ from editing.recipe import RewardLoop
 from editing.rollout import replay
 from editing.weights import Policies
 from mmreward.training import TrainingError
+from mmreward.training.loop import autocast
 from mmreward.training.optim import Group, Optimizers, lr_factor
 
 _ON_POLICY = 0.05
@@ -43,10 +44,9 @@ class Updater:
         loop: RewardLoop,
         ema: float,
         accelerator: Accelerator,
-        context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.editor, self.policies, self.algorithm, self.loop, self.ema = editor, policies, algorithm, loop, ema
-        self.accelerator, self.context = accelerator, context
+        self.accelerator = accelerator
         self.optimizers = Optimizers([Group(policies.parameters())], loop)
         self.updates, self.skipped = 0, 0
 
@@ -89,9 +89,9 @@ class Updater:
         device = trajectory.latents.device
         reference = None
         if self.algorithm.needs.reference:
-            with self.policies.use("start"), torch.no_grad(), self.context():
+            with self.policies.use("start"), torch.no_grad(), self._context():
                 reference = replay(self.editor, condition, trajectory, index).mean
-        with self.context():
+        with self._context():
             moved = replay(self.editor, condition, trajectory, index)
         return Step(
             logp=moved.logp,
@@ -102,6 +102,14 @@ class Updater:
             advantages=signal.values[rows].to(device),
             weights=signal.weights[rows].to(device),
         )
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        device = self.accelerator.device
+        # On a CPU the backward pass of fused attention takes longer than plain products.
+        attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        with autocast(device, self.loop.autocast), attention:
+            yield
 
     def _descend(self, total: float, fraction: float) -> float:
         loop = self.loop
