@@ -34,7 +34,7 @@ class Outputs:
 
 def read_outputs(place: Path) -> Outputs:
     """All rows of a JSONL file, or of the JSONL files of a folder."""
-    files = [place] if place.is_file() else sorted(place.glob("**/*.jsonl")) if place.is_dir() else []
+    files = [place] if place.is_file() else sorted(place.glob("*.jsonl")) if place.is_dir() else []
     if not files:
         raise ConfigError(
             f"extra: {place} is neither a JSONL file nor a folder that holds one; `mmreward edit` writes them"
@@ -44,10 +44,10 @@ def read_outputs(place: Path) -> Outputs:
         for source, instruction, edited in _rows(file):
             gathered.setdefault((source, instruction), []).append(edited)
     groups, total, lost = [], 0, 0
-    for (source, instruction), edited in gathered.items():
-        found = _group(source, instruction, edited)
-        total += len(edited)
-        lost += len(edited) - (len(found.images) if found else 0)
+    for (source, instruction), results in gathered.items():
+        found = _group(source, instruction, results)
+        total += len(results)
+        lost += len(results) - (len(found.images) if found else 0)
         groups += [found] if found else []
     if not groups:
         raise ConfigError(f"extra: none of the {total} edits in {place} shows a scene of the shapes world")

@@ -93,7 +93,9 @@ def _put_together(config: JudgeRecipe, model: Any, processor: Any) -> tuple[Judg
         extra=_extra(config),
         share=config.share,
     )
-    return JudgeTrainer(model, frame, config.dense_steps, config.compiled), batches
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)  # the helper heads begin the same way in every run
+        return JudgeTrainer(model, frame, config.dense_steps, config.compiled), batches
 
 
 def _held_out(config: JudgeRecipe) -> list[Group]:
@@ -136,12 +138,13 @@ def frame_of(processor: Any, questions: QuestionSet) -> Frame:
 
 def parameter_groups(trainer: JudgeTrainer, config: LoopConfig) -> list[Parameters]:
     """Muon for the matrices of all blocks; AdamW for the rest, three times as fast for the patch embedding."""
-    patch = trainer.judge.model.visual.patch_embed.proj.weight
+    model: Any = trainer.judge
+    patch = model.model.visual.patch_embed.proj.weight
     if config.optimizer == "adamw":
-        matrices: list[nn.Parameter] = []
+        matrices: list[Any] = []
     else:
-        towers = trainer.judge.model.visual, trainer.judge.model.language_model
-        matrices = [m.weight for tower in towers for m in tower.modules() if isinstance(m, nn.Linear)]
+        towers = model.model.visual, model.model.language_model
+        matrices = [layer.weight for tower in towers for layer in tower.modules() if isinstance(layer, nn.Linear)]
     taken = {id(patch), *map(id, matrices)}
     rest = [p for p in trainer.parameters() if id(p) not in taken]
     return [Parameters(matrices, "muon"), Parameters(rest), Parameters([patch], lr_scale=3.0)]

@@ -145,7 +145,7 @@ class VlmReward:
             edit.image("edited")
             outside = check(self._domain, edit)
         except ImageError as error:
-            return Score.failed(error.status, error.message, provenance=self._provenance)  # type: ignore[arg-type]
+            return Score.failed(error.status, error.message, provenance=self._provenance)
         return Score.failed("not_applicable", outside, provenance=self._provenance) if outside else None
 
     def _prompt(self, edits: Sequence[Edit]) -> Any:

@@ -50,7 +50,10 @@ class PackedQwen:
     def __init__(self, model: Any, processor: Any, tokens: int) -> None:
         self.model, self.tokenizer, self.image_processor = model, processor.tokenizer, processor.image_processor
         self.tokens = tokens
-        self.head, self.tail = _frame(processor)
+        frame = _frame(processor)
+        if frame is None:
+            raise ValueError("the chat template does more than put a frame around the content; use plain rows")
+        self.head, self.tail = frame
         config = model.config
         self.start, self.end, self.pad = config.vision_start_token_id, config.vision_end_token_id, config.image_token_id
         self.longest = config.text_config.max_position_embeddings
