@@ -7,7 +7,7 @@ T5 states (unmasked padding, as the pipeline does it) and CLIP's pooled vector.
 
 Works on a folder or hub id of diffusers' `FluxKontextPipeline` (Batifol et al., 2025,
 https://arxiv.org/abs/2506.15742), whose own components do the encoding and decoding here; a test holds the ODE rule
-against the pipeline's output. A bundled folder's `mmreward.json` may set the defaults below under "editor".
+against the pipeline's output. A bundled folder's `mmreward.json` may set the constructor's options under "editor".
 """
 
 __all__ = ["KontextEditor"]
@@ -30,8 +30,6 @@ from torch import Tensor
 
 from editing.editors.editor import Condition, ConditionCache, Prediction, seeded_noise
 
-DEFAULTS = {"guidance": 2.5, "max_area": 1024 * 1024, "max_tokens": 512, "steps": 28}
-
 
 class KontextEditor:
     """The `Editor` protocol over a `FluxKontextPipeline`.
@@ -44,16 +42,25 @@ class KontextEditor:
         cache_bytes: encoded conditions that are kept.
     """
 
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    lora_targets: tuple[str, ...] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    )
 
     def __init__(
         self,
         pipeline: FluxKontextPipeline,
         name: str = "kontext",
-        guidance: float = DEFAULTS["guidance"],
-        max_area: int = DEFAULTS["max_area"],
-        max_tokens: int = DEFAULTS["max_tokens"],
-        steps: int = DEFAULTS["steps"],
+        guidance: float = 2.5,
+        max_area: int = 1024 * 1024,
+        max_tokens: int = 512,
+        steps: int = 28,
         cache_bytes: int = 2**29,
     ) -> None:
         self.pipeline, self.name = pipeline, name
@@ -84,8 +91,9 @@ class KontextEditor:
         if len(sources) != len(instructions):
             raise ValueError(f"encode: {len(sources)} sources for {len(instructions)} instructions")
         keys = [ConditionCache.key(source, text) for source, text in zip(sources, instructions, strict=True)]
-        found = {key: self._cache.get(key) for key in keys}
-        missing = [key for key, condition in found.items() if condition is None]
+        cached = {key: self._cache.get(key) for key in keys}
+        found = {key: condition for key, condition in cached.items() if condition is not None}
+        missing = [key for key in cached if key not in found]
         if missing:
             rows = [keys.index(key) for key in missing]
             new = self._encode([sources[row] for row in rows], [instructions[row] for row in rows])
@@ -109,7 +117,8 @@ class KontextEditor:
                 "source": latents,
                 "guidance": torch.full((1,), self.guidance, device=latents.device),
             }
-            conditions.append(Condition(tensors, tuple(latents.shape[1:]), (height, width)))
+            _, tokens, channels = latents.shape
+            conditions.append(Condition(tensors, (tokens, channels), (height, width)))
         return conditions
 
     def forget(self) -> None:

@@ -175,15 +175,19 @@ def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path) -> Editor
 
 def _editor(settings: EditorRecipe) -> "KontextEditor":
     """An untrained editor around the trained autoencoder, or the one to go on from."""
-    from editing.editors import load_editor
     from editing.editors.kontext import KontextEditor
 
     if settings.start is not None:
-        return load_editor(settings.start)
+        return KontextEditor.load(settings.start)
     torch.manual_seed(settings.seed)
     pipeline = tiny_pipeline(load_vae(settings.vae), _words(), settings.shape)
     pipeline.set_progress_bar_config(disable=True)
-    options = {"guidance": 1.0, "max_area": 64 * 64, "max_tokens": settings.shape.max_tokens, "steps": settings.steps}
+    options: dict[str, Any] = {
+        "guidance": 1.0,
+        "max_area": 64 * 64,
+        "max_tokens": settings.shape.max_tokens,
+        "steps": settings.steps,
+    }
     return KontextEditor(pipeline, name="tiny-editor", **options)
 
 

@@ -137,6 +137,7 @@ def set_principal_encoder(vae: "AutoencoderTiny", images: np.ndarray) -> None:
     )  # k, ay by cy ax bx cx, rgb
     third.weight[:count, :48, 1:, 1:] = weights.permute(0, 2, 5, 3, 6, 7, 1, 4).reshape(count, 48, 2, 2)
     leave.weight[range(count), range(count), 1, 1] = 1
+    assert enter.bias is not None and leave.bias is not None
     enter.bias.zero_()
     leave.bias.copy_(torch.from_numpy(-mean @ projection))
     vae.register_to_config(scaling_factor=1 / _DEVIATION, shift_factor=0.0)
