@@ -1,7 +1,8 @@
 """How well scores agree with exact labels: rank correlation, and order within groups.
 
 A pair is two candidates of one group whose true overall differs by at least `MARGIN`; it is right when the scores
-order it the same way, half right when they tie.
+order it the same way, half right when they tie. A hard pair lies at similar pixel distance from the source (mean
+absolute difference within 30 %), and neither of the two is a copy of the source: so "how much changed" cannot tell.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["MARGIN", "Pairs", "order", "spearman"]
+__all__ = ["MARGIN", "Pairs", "hard_pairs", "order", "spearman"]
 
 MARGIN = 0.1
 
@@ -46,3 +47,11 @@ def order(
         right += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
         count += int(wanted.sum())
     return Pairs(right / count if count else float("nan"), count)
+
+
+def hard_pairs(source: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Which pairs of images uint8 [64, 64, 3] are hard: bool [K, K]."""
+    distance = np.asarray([np.abs(image.astype(np.float32) - source).mean() for image in images])
+    near = np.maximum(distance[:, None], distance) <= 1.3 * np.minimum(distance[:, None], distance)
+    moved = distance > 0.5
+    return near & moved[:, None] & moved

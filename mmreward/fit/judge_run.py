@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmreward.fit.judge_check import order, spearman
+from mmreward.fit.judge_check import hard_pairs, order, spearman
 from mmreward.fit.judge_data import Batches, Frame, Group, world_group
 from mmreward.fit.judge_export import about, save_judge
 from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer
@@ -167,20 +167,11 @@ def validate(trainer: JudgeTrainer, batches: Batches, held: list[Group], precisi
     overall = [
         f * (0.6 + 0.4 * p) * (0.5 + 0.5 * q) for f, p, q in (np.moveaxis(scores, -1, 0), np.moveaxis(labels, -1, 0))
     ]
-    hard = [_hard(group) for group in held]
+    hard = [hard_pairs(group.source_image, group.images) for group in held]
     numbers["pairs"] = order(overall[0], overall[1]).right
     numbers["hard_pairs"] = order(overall[0], overall[1], hard).right
     numbers["overall_error"] = float(np.abs(overall[0] - overall[1]).mean())
     return {name: round(value, 4) for name, value in numbers.items()}
-
-
-def _hard(group: Group) -> np.ndarray:
-    """Pairs at similar pixel distance from the source (within 30 %), neither of them a copy of it: bool [K, K]."""
-    source = group.source_image.astype(np.float32)
-    distance = np.asarray([np.abs(image - source).mean() for image in group.images])
-    near = np.maximum(distance[:, None], distance) <= 1.3 * np.minimum(distance[:, None], distance)
-    moved = distance > 0.5
-    return near & moved[:, None] & moved
 
 
 def _start(config: JudgeRecipe) -> tuple[Any, Any]:

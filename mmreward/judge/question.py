@@ -51,7 +51,11 @@ class QuestionSet(BaseModel):
     ) -> Prompt:
         """All questions about all candidates of one source; answers come candidate by candidate."""
         extra = tuple(_fill(self.criteria, {"criteria": (Given(criteria),)})) if criteria and self.criteria else ()
-        words: dict[str, tuple[Piece, ...]] = {"instruction": (Given(instruction),), "source": (source,), "criteria": extra}
+        words: dict[str, tuple[Piece, ...]] = {
+            "instruction": (Given(instruction),),
+            "source": (source,),
+            "criteria": extra,
+        }
         questions = tuple(Prompt((Fixed(text.strip()),)) for text in self.questions.values())
         branches = tuple(Prompt(tuple(_fill(self.candidate, {"edited": (image,)})), questions) for image in edited)
         return Prompt(tuple(_fill(self.shared, words)), branches)
