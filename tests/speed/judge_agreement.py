@@ -9,9 +9,9 @@ from the source and hold no untouched copy. "minus L1" scores an edit by minus i
 source, "recommended" is the combination that the recipes train on. "First": share of groups whose true target has the
 highest score.
 
-Spearman is over all candidates of all groups, of scores to two decimals. Two labels in three are exactly 1, and an exact
-judge that says 0.9993 for one perfect edit and 0.9997 for another would be marked down for the order of ties: raw scores
-without ties cannot pass std(ranks of the labels) / std(1..n), which is shown beside their own value.
+Spearman is over all candidates of all groups, of scores to two decimals. Two labels in three are exactly 1, and an
+exact judge that says 0.9993 for one perfect edit and 0.9997 for another would be marked down for the order of ties: raw
+scores without ties cannot pass std(ranks of the labels) / std(1..n), which is shown beside their own value.
 """
 
 from __future__ import annotations
