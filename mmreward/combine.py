@@ -227,7 +227,10 @@ class Combination:
     def _failed(
         self, names: Sequence[str], failed: Mapping[str, Score], raw: Mapping[str, float], provenance: Mapping[str, Any]
     ) -> Score:
-        errors = "; ".join(f"{name}: {failed[name].error}" for name in names)
+        reasons: dict[str, list[str]] = {}
+        for name in names:
+            reasons.setdefault(str(failed[name].error), []).append(name)
+        errors = "; ".join(f"{', '.join(members)}: {error}" for error, members in reasons.items())
         return Score.failed(failed[names[0]].status, errors, raw=raw, provenance=provenance)
 
 

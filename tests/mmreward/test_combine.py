@@ -85,6 +85,11 @@ def test_a_failed_member_fails_the_combination_with_its_status():
     assert score.status == "refused" and math.isnan(score.overall) and score.error == "b: no answer"
 
 
+def test_members_that_fail_alike_are_named_together():
+    score = one(Minimum(of=["a"]), {}, a=failing("refused"), b=failing("timeout"))
+    assert (score.status, score.error) == ("refused", "a, b: no answer")
+
+
 def test_an_optional_member_is_left_out_and_that_is_said():
     score = one(Weighted(weights={"a": 1, "b": 3}), {}, a=member(0.8), b=failing("refused", optional=True))
     assert score.ok and score.overall == 0.8
