@@ -1,0 +1,1 @@
+"""Train your own rewards: the bundled judge and CLIP come from here."""
