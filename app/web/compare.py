@@ -68,10 +68,20 @@ def comparison(
 
 def _label(index: int, one: Shown, scores: Mapping[str, Sequence[Score] | None]) -> str:
     inside = f'<img src="{escape(one.edited.address)}" alt="">' if one.edited else '<span class="cv-broken">!</span>'
-    known = [row[index].overall for row in scores.values() if row is not None and row[index].ok]
-    mean = f"<b>{sum(known) / len(known):.2f}</b>" if known else "<b>–</b>"
-    title = f"mean overall of {len(known)} of {len(scores)} rewards"
-    return f'<label for="cv-{index}" title="{title}">{inside}<span>{escape(one.name)}</span>{mean}</label>'
+    mean = _mean([row[index] for row in scores.values() if row is not None])
+    number = "–" if math.isnan(mean) else f"{mean:.2f}"
+    title = f"{escape(one.name)}: mean overall of the rewards that answered"
+    return f'<label for="cv-{index}" title="{title}">{inside}<span>{escape(one.name)}</span><b>{number}</b></label>'
+
+
+def _mean(scores: Sequence[Score]) -> float:
+    """Mean overall of the scores that are ok; NaN where none of them measures whether the instruction was followed,
+    because an untouched copy is perfect by all other measures.
+    """
+    known = [score for score in scores if score.ok]
+    if not any("instruction_following" in score.dims for score in known):
+        return math.nan
+    return sum(score.overall for score in known) / len(known)
 
 
 def _panel(

@@ -19,10 +19,13 @@ from app.web.style import PAGE_CSS
 from mmreward import Edit, ImageError
 from mmreward.score import Score
 
-__all__ = ["MOST_BYTES", "Example", "Page", "examples_of"]
+__all__ = ["MOST_BYTES", "MOST_PIXELS", "Example", "Page", "examples_of"]
 
 MOST_BYTES = 32 * 1024 * 1024
 """Largest file that the page accepts."""
+
+MOST_PIXELS = 25_000_000
+"""Largest upload that is opened: what is shown and compared is held in memory several times."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,17 @@ class Page:
         first = example.edits[0]
         return first.instruction, first.source_caption or "", first.target_caption or "", None, None
 
-    def preview(self, *inputs: Any) -> str:
-        """The pictures without scores."""
-        gathered = self._gather(*inputs)
-        return notice(gathered) if isinstance(gathered, str) else self._compare(gathered, {})
+    def uploaded(self, *inputs: Any) -> tuple[None, str, str, str, str]:
+        """What a new upload makes of the fields: no example and no captions of one, and the pictures without scores."""
+        example, instruction, source, edited, *captions = inputs
+        if example is not None:
+            old = self.fill(example)
+            instruction = "" if instruction == old[0] else instruction
+            captions = ["" if text == before else text for text, before in zip(captions, old[1:3], strict=True)]
+        gathered = self._gather(None, instruction, source, edited, *captions)
+        if isinstance(gathered, str):
+            return None, instruction, *captions, notice(gathered)
+        return None, instruction, *captions, comparison(instruction, *self._look(gathered), {})
 
     def score(self, *inputs: Any) -> Iterator[str]:
         """The comparison, again after each reward."""
@@ -79,10 +89,6 @@ class Page:
         for spec in self.rewards.specs:
             scores[spec] = self.rewards.score(spec, gathered)
             yield comparison(instruction, source, shown, scores)
-
-    def _compare(self, edits: Sequence[Edit], scores: dict[str, Sequence[Score] | None]) -> str:
-        source, shown = self._look(edits)
-        return comparison(edits[0].instruction, source, shown, scores)
 
     def _gather(
         self,
@@ -100,6 +106,10 @@ class Page:
                 return "Add the source image: the picture before editing."
             if not edited:
                 return "Add one or several edited images of the source."
+            if large := [Path(path).name for path in (source, *edited) if _pixels(path) > MOST_PIXELS]:
+                return (
+                    f"Too large for this page (more than {MOST_PIXELS / 1e6:.0f} million pixels): {', '.join(large)}."
+                )
             return [
                 Edit(instruction, source, path, id=Path(path).name, **texts)  # type: ignore[arg-type]
                 for path in edited[:MOST_EDITS]
@@ -165,7 +175,13 @@ class Page:
                     self.score, fields, view, show_progress="hidden", **hidden
                 )
             for upload in (source, edited):
-                upload.upload(self.preview, fields, view, show_progress="hidden", **hidden)
+                upload.upload(
+                    self.uploaded,
+                    fields,
+                    [example, instruction, source_caption, target_caption, view],
+                    show_progress="hidden",
+                    **hidden,
+                )
         return page
 
     def launch_options(self) -> dict[str, Any]:
@@ -183,6 +199,19 @@ class Page:
             "show_error": True,
             "share": False,
         }
+
+
+def _pixels(path: str) -> int:
+    """Width times height by the file's header; 0 where there is none to read (opening it will say why)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except OSError:
+        return 0
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

@@ -59,19 +59,20 @@ code{font:.9rem/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wra
 """
 
 PAGE_CSS = """
+:root{--mm-soft:#5a6673}.dark{--mm-soft:#a3b0bf}
 .gradio-container{max-width:1360px!important;margin:0 auto!important}
 .mm-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2rem 1rem;padding:.4rem 0 .2rem}
 .mm-head h1{font-size:1.5rem;margin:0;letter-spacing:-.01em}
-.mm-head p,.mm-fine{margin:0;color:var(--body-text-color-subdued)}
+.mm-head p,.mm-fine{margin:0;color:var(--mm-soft)}
 .mm-fine{font-size:.85rem}
 .mm-row input{text-overflow:ellipsis}
 .cv{--cv-line:var(--border-color-primary);--cv-blue:#0072b2;color:var(--body-text-color);font-size:.95rem}
 .cv p{margin:0}
-.cv-soft{color:var(--body-text-color-subdued)}
+.cv-soft{color:var(--mm-soft)}
 .cv-asked{font-size:1.15rem;font-weight:600;overflow-wrap:anywhere;padding-bottom:.8rem}
 .cv-notice{border:1px dashed var(--cv-line);border-radius:8px;padding:1.6rem 1rem;text-align:center;
-overflow-wrap:anywhere;color:var(--body-text-color-subdued)}
-.cv-note{font-size:.85rem;color:var(--body-text-color-subdued);padding-top:.4rem}
+overflow-wrap:anywhere;color:var(--mm-soft)}
+.cv-note{font-size:.85rem;color:var(--mm-soft);padding-top:.4rem}
 .cv-pick{position:absolute;opacity:0;pointer-events:none}
 .cv-strip{display:flex;flex-wrap:wrap;gap:.5rem;padding-bottom:.9rem}
 .cv-strip label{width:112px;padding:5px;border:1px solid var(--cv-line);border-radius:8px;cursor:pointer;
@@ -109,10 +110,10 @@ background:var(--block-background-fill)}
 .cv-table th,.cv-table td{text-align:left;padding:.5rem .7rem;border:0;border-bottom:1px solid var(--cv-line);
 vertical-align:top}
 .cv-table tbody tr:last-child>*{border-bottom:0}
-.cv-table thead th{font-size:.8rem;font-weight:600;color:var(--body-text-color-subdued)}
+.cv-table thead th{font-size:.8rem;font-weight:600;color:var(--mm-soft)}
 .cv-table tbody th{font-weight:600;white-space:nowrap;width:1%}
 .cv-n{font-variant-numeric:tabular-nums;white-space:nowrap;width:6.5rem}
-.cv-none{color:var(--body-text-color-subdued)}
+.cv-none{color:var(--mm-soft)}
 .cv-meter{display:block;padding:0 .35rem;border-radius:4px;border-left:2px solid var(--cv-blue);
 --cv-tint:color-mix(in srgb,var(--cv-blue) 22%,transparent);
 background:linear-gradient(90deg,var(--cv-tint) calc(var(--cv-v)*100%),transparent 0)}
@@ -127,7 +128,8 @@ background:linear-gradient(90deg,#fff,#fee0b6 6%,#f18c28 25%,#b32814 56%,#460514
 .cv-io_error,.cv-timeout,.cv-parse_error,.cv-refused{color:#b3261e}
 .dark .cv-ok{color:#4cc38a}.dark .cv-not_applicable{color:#e5b34b}
 .dark .cv-io_error,.dark .cv-timeout,.dark .cv-parse_error,.dark .cv-refused{color:#ff8a80}
-@media (max-width:900px){.cv-look{grid-template-columns:1fr}.cv-figures{grid-template-columns:repeat(3,1fr)}
+@media (max-width:900px){.cv-look{grid-template-columns:1fr}
+.cv-slider{max-width:calc(640px*var(--cv-ratio))}.cv-figures{grid-template-columns:repeat(3,1fr)}
 .cv-scale{grid-column:1/-1}}
 @media (max-width:760px){.cv-table th,.cv-table td{padding:.45rem .4rem}.cv-n{width:auto}}
 """ + "".join(

@@ -50,7 +50,7 @@ def open_model(name: str, device: str) -> ClipModel:
     if name == "tiny":
         from mmreward.assets import model_folder
 
-        return _from_folder(model_folder("tiny-clip"), "tiny-clip", device)
+        return _from_folder(model_folder("tiny-clip"), "tiny", device)
     if name.startswith("hf-hub:"):
         return _from_folder(_download(name.removeprefix("hf-hub:")), name, device)
     path = Path(name.removeprefix("local-dir:")).expanduser()

@@ -1,7 +1,10 @@
 """The page: its parts as plain functions, then the running server through gradio_client (no browser)."""
 
 import html
+import shutil
 import socket
+import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,11 +122,51 @@ def test_what_is_missing_is_said(rewards, tmp_path):
     _noise().save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"not an image")
     a, b = str(tmp_path / "a.png"), str(tmp_path / "b.png")
-    assert "Pick an example" in page.preview(None, "x", None, None, "", "")
-    assert "edited images" in page.preview(None, "x", a, None, "", "")
-    assert "source image" in page.preview(None, "x", None, [a], "", "")
+    assert "Pick an example" in page.uploaded(None, "x", None, None, "", "")[-1]
+    assert "edited images" in page.uploaded(None, "x", a, None, "", "")[-1]
+    assert "source image" in page.uploaded(None, "x", None, [a], "", "")[-1]
     *_, last = page.score(None, "x", a, [a, b], "", "")
     assert "not an image that can be read" in last and "io_error" in last
+
+
+def test_an_upload_does_not_keep_the_words_of_the_example(rewards, tmp_path):
+    captions = {"source_caption": "a cross", "target_caption": "a star"}
+    page = Page(examples_of([Edit("turn it", _noise(), _noise(1), **captions)]), rewards)
+    (name,) = page.examples
+    _noise().save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    example, *words, view = page.uploaded(name, "turn it", path, [path], "a cross", "my own words")
+    assert example is None and words == ["", "", "my own words"] and "cv-slider" in view
+
+
+def test_huge_uploads_are_refused_by_their_header(rewards, tmp_path):
+    Image.new("1", (6000, 6000)).save(tmp_path / "huge.png")
+    huge = str(tmp_path / "huge.png")
+    assert "Too large" in Page([], rewards).uploaded(None, "x", huge, [huge], "", "")[-1]
+
+
+def test_no_mean_where_nothing_reads_the_instruction():
+    picture = Picture("a.png", 4, 4)
+    shown = [Shown("one", picture), Shown("two", picture)]
+    following = [Score(0.4, {"instruction_following": 0.4}), Score.failed("not_applicable", "a photo")]
+    text = comparison("x", picture, shown, {"pixels": [Score(1.0, {"quality": 1.0})] * 2, "judge": following})
+    assert "<b>0.70</b></label>" in text and "<b>–</b></label>" in text
+
+
+@contextmanager
+def _served(page):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    blocks = page.blocks()
+    options = page.launch_options()
+    _, address, _ = blocks.launch(
+        server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **options
+    )
+    try:
+        yield address
+    finally:
+        blocks.close()
 
 
 def test_the_server_scores_uploads(rewards, tmp_path):
@@ -131,14 +174,7 @@ def test_the_server_scores_uploads(rewards, tmp_path):
     _noise(0).save(tmp_path / "source.png")
     _noise(1).save(tmp_path / "edit.png")
     page = Page(examples_of([Edit("a", _noise(), _noise(1), id="one")]), rewards)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    blocks = page.blocks()
-    _, address, _ = blocks.launch(
-        server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **page.launch_options()
-    )
-    try:
+    with _served(page) as address:
         client = gradio_client.Client(address, verbose=False)
         source, edit = (gradio_client.handle_file(str(tmp_path / name)) for name in ("source.png", "edit.png"))
         text = client.predict(None, "<make> it red", source, [edit], "", "", api_name="/score")
@@ -150,5 +186,16 @@ def test_the_server_scores_uploads(rewards, tmp_path):
         (tmp_path / "back.png").write_bytes(answer.content)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "back.png")), np.asarray(_noise(0)))
         assert httpx.get(f"{address}gradio_api/file=/etc/hostname").status_code in (403, 404)
-    finally:
-        blocks.close()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here")
+def test_a_browser_shows_the_first_example_with_its_scores(rewards):
+    page = Page(examples_of([Edit("<i>make</i> it red", _noise(), _noise(1), id="one")]), rewards)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--timeout=8000"]
+    with _served(page) as address:
+        for _ in range(4):  # the browser hands over the page after loading it, perhaps before the scores are there
+            command = ["chromium", *options, "--dump-dom", address]
+            text = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+            if "cv-status" in text:
+                break
+    assert "cv-slider" in text and "cv-status" in text and "&lt;i&gt;make&lt;/i&gt; it red" in text

@@ -257,3 +257,19 @@ def test_maps_of_a_folder_are_checked(folder, tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'direction'"):
         load(str(part))
     assert isinstance(DEFAULT_MAPS["image"], MonotoneMap)
+
+
+def test_the_bundled_model_puts_right_edits_before_wrong_ones_and_knows_no_photo():
+    reward = load_reward("clip:tiny")
+    assert reward.name == "clip:tiny"
+    world, found = World("test", kinds=("recolour", "add", "background")), []
+    for task in world.tasks(12):
+        captions = {"source_caption": task.source_caption, "target_caption": task.target_caption}
+        source = Image.fromarray(task.source_image)
+        pair = (Image.fromarray(task.target_image), source.copy())
+        found.append([s.overall for s in reward.score([Edit(task.instruction, source, p, **captions) for p in pair])])
+    right, untouched = np.mean(found, axis=0)
+    assert right > 0.8 and untouched < 0.2
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8))
+    (score,) = reward.score([Edit("make it warmer", photo, photo)])
+    assert score.status == "not_applicable"
