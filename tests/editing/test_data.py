@@ -1,0 +1,103 @@
+"""Tasks from the shapes world and from files, evaluation with paired noise, image grids."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from editing.data import TaskConfig, load_tasks
+from editing.evaluation import Evaluation, compare, evaluate, sample
+from editing.grids import Row, grid
+from mmreward.config import ConfigError
+from mmreward.score import Score
+
+
+def test_shapes_tasks_are_deterministic_and_hide_the_target_from_the_reward():
+    config = TaskConfig(split="validation", kinds=("recolour",), seed=3)
+    task, again = load_tasks(config).task(5), load_tasks(config).task(5)
+    assert task.id == again.id and task.source.tobytes() == again.source.tobytes()
+    assert task.source_caption and task.target_caption and task.meta["kind"] == "recolour"
+    assert not task.edit(task.source).has("reference") and task.edit(task.source, with_target=True).has("reference")
+    assert load_tasks(TaskConfig(split="train", kinds=("recolour",), seed=3)).task(5).id != task.id
+
+
+@pytest.fixture
+def rows(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [{"id": f"r{n}", "text": f"make it {n}", "source": f"{n}.png", "reference": "0.png"} for n in range(4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_file_is_dealt_whole_and_in_a_new_order_each_time_around(rows):
+    tasks = load_tasks(TaskConfig(file=rows, map={"instruction": "text"}))
+    first = [tasks.task(index) for index in range(4)]
+    assert sorted(task.instruction for task in first) == [f"make it {n}" for n in range(4)]
+    orders = {tuple(tasks.task(4 * around + n).instruction for n in range(4)) for around in range(6)}
+    assert len(orders) > 1
+    assert len({tasks.task(index).id for index in range(24)}) == 24
+    assert first[0].edit(first[0].source, with_target=True).has("reference")
+
+
+def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
+    with pytest.raises(ValueError, match="instruction"):
+        load_tasks(TaskConfig(file=rows))
+    (tmp_path / "2.png").unlink()
+    tasks = load_tasks(TaskConfig(file=rows, map={"instruction": "text"}))
+    with pytest.raises(ConfigError, match="row r2: .*2.png.* not found"):
+        [tasks.task(index) for index in range(4)]
+    rows.write_text(rows.read_text() + '{"id": "r4", "text": "x"}\n')
+    with pytest.raises(ConfigError, match="1 of 5 rows cannot be read"):
+        load_tasks(TaskConfig(file=rows, map={"instruction": "text"}))
+
+
+def test_evaluation_noise_is_paired(random_editor):
+    tasks = [load_tasks(TaskConfig(split="validation")).task(index) for index in range(3)]
+    once, twice = (sample(random_editor, tasks, 2) for _ in range(2))
+    assert [image.tobytes() for image in once] == [image.tobytes() for image in twice]
+    alone = sample(random_editor, tasks[1:2], 2)[0]
+    difference = torch.tensor(list(alone.tobytes())) - torch.tensor(list(once[1].tobytes()))
+    assert difference.abs().max() <= 1  # the same noise in another batch
+    assert sample(random_editor, tasks[:1], 2, noise="other")[0].tobytes() != once[0].tobytes()
+
+
+def test_evaluation_counts_failures_and_never_invents(random_editor):
+    class Half:
+        name, dims, is_differentiable = "half", ("instruction_following",), False
+
+        def score(self, edits):
+            ok = Score(0.75, {"instruction_following": 0.5}, raw={"success": 1.0})
+            return [ok, Score.failed("parse_error", "unreadable")] * (len(edits) // 2)
+
+    tasks = [load_tasks(TaskConfig(split="validation")).task(index) for index in range(4)]
+    summary = evaluate(random_editor, tasks, Half(), 1).summary()
+    assert summary == {
+        "overall": 0.75,
+        "tasks": 4,
+        "statuses": {"ok": 2, "parse_error": 2},
+        "instruction_following": 0.5,
+        "success": 0.5,
+    }
+    nothing = Evaluation((Score.failed("timeout", "late"),), ())
+    assert math.isnan(nothing.overall) and nothing.success is None
+
+
+def test_compare_uses_pairs_scored_both_times():
+    failed = Score.failed("timeout", "late")
+    before = Evaluation((Score(0.1), Score(0.2), failed, Score(0.5)), ())
+    after = Evaluation((Score(0.3), Score(0.6), Score(0.9), failed), ())
+    found = compare(before, after)
+    # changes 0.2 and 0.4: mean 0.3, deviation 0.1414, standard error 0.1
+    assert found == {"change": pytest.approx(0.3), "standard_error": pytest.approx(0.1), "pairs": 2}
+
+
+def test_grid_sorts_candidates_by_score():
+    plain = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
+    scores = [Score(0.2), Score.failed("timeout", "late"), Score(0.9)]
+    sheet = grid([Row(Image.new("RGB", (8, 8), "black"), "make it", plain, scores)], side=32)
+    seen = [sheet.getpixel((4 + column * 36 + 16, 4 + 16 + 16)) for column in range(4)]
+    assert seen == [(0, 0, 0), (0, 0, 255), (255, 0, 0), (0, 255, 0)]
