@@ -55,7 +55,10 @@ class TransformersBackend:
     ) -> TransformersBackend:
         """Open a model. Raises ValueError for what cannot be loaded, with the reason."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
 
+        if source.is_folder:
+            logging.disable_progress_bar()  # bars are for downloads
         place = _device(device)
         kind = DTYPES[dtype] if dtype else torch.float32 if place.type == "cpu" else torch.bfloat16
         common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": source.is_folder}
