@@ -178,6 +178,22 @@ def test_every_lora_parameter_gets_a_gradient(make):
     assert all(not torch.equal(p, start[name]) for name, p in trainer.policies.present.items())
 
 
+def test_a_trained_lora_is_saved_merged(make, tmp_path):
+    from editing.editors import load_editor
+    from editing.evaluation import sample
+
+    trainer = make(policy__weights="lora", loop__lr=1e-2, algorithm__clip=0.1)
+    tasks = [Squares().task(index) for index in range(2)]
+    before = sample(trainer.editor, tasks, 2)
+    trainer.fit(resume=False)
+    trainer.finish()
+    trained = sample(trainer.editor, tasks, 2)
+    loaded = sample(load_editor(str(tmp_path / "run" / "model")), tasks, 2)
+    for start, ours, theirs in zip(before, trained, loaded, strict=True):
+        ours, theirs, start = (torch.tensor(list(image.tobytes())).float() for image in (ours, theirs, start))
+        assert (ours - theirs).abs().max() <= 1 and (ours - start).abs().max() > 3
+
+
 def test_checkpoint_of_other_settings_is_refused(make):
     make().fit(resume=False)
     with pytest.raises(CheckpointError, match="another model"):
