@@ -10,7 +10,7 @@ and why:
 - rotary bases of 100 and alternating M-RoPE sections, so that rows and columns of a 3x3 grid are told apart;
 - a byte-level BPE of about a thousand tokens, learned on the world's own sentences, with the special tokens of
   Qwen2.5-VL under their own names;
-- the chat template leaves out the newlines that carry nothing.
+- the chat template has no system message and no newlines between messages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPECIAL_TOKENS = (
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-<|im_start|>{{ message.role }}{{ '' if message.role == 'assistant' else '\\n' }}
+{{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.content is string -%}
 {{ message.content }}
 {%- else -%}
@@ -49,7 +49,7 @@ CHAT_TEMPLATE = """\
 <|im_end|>
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-<|im_start|>assistant
+{{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
 

@@ -176,13 +176,13 @@ def validate(trainer: JudgeTrainer, batches: Batches, held: list[Group], precisi
 
 def _start(config: JudgeRecipe) -> tuple[Any, Any]:
     if config.start:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText, AutoTokenizer
 
         from mmreward.assets import model_folder
 
         folder = Path(config.start) if Path(config.start).is_dir() else model_folder(config.start)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return model, AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return model, new_processor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     world = World("train", config.loop.seed, kept_out="include")
     texts = [text for task in world.tasks(6000) for text in (task.instruction, task.source_caption)]
     tokenizer = new_tokenizer(texts, config.model.vocabulary)
