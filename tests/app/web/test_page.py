@@ -3,9 +3,10 @@
 import html
 import shutil
 import socket
-import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,13 +190,26 @@ def test_the_server_scores_uploads(rewards, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here")
-def test_a_browser_shows_the_first_example_with_its_scores(rewards):
-    page = Page(examples_of([Edit("<i>make</i> it red", _noise(), _noise(1), id="one")]), rewards)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--timeout=8000"]
-    with _served(page) as address:
-        for _ in range(4):  # the browser hands over the page after loading it, perhaps before the scores are there
-            command = ["chromium", *options, "--dump-dom", address]
-            text = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-            if "cv-status" in text:
-                break
-    assert "cv-slider" in text and "cv-status" in text and "&lt;i&gt;make&lt;/i&gt; it red" in text
+def test_a_browser_shows_scores_and_the_keyboard_reaches_all_of_it(rewards, tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent))
+    from browser import Browser
+
+    source = _noise()
+    edits = [Edit("<i>make</i> it red", source, _noise(seed), id=f"no {seed}") for seed in (1, 2)]
+    page = Page(examples_of(edits), rewards)
+    with _served(page) as address, Browser(tmp_path) as browser:
+        browser.open(address)
+        browser.wait("document.querySelectorAll('.cv-io_error').length == 2")
+        assert browser.value("document.querySelector('.cv-asked').textContent") == "<i>make</i> it red"
+        assert browser.value("[...document.querySelectorAll('.cv img')].every((i) => i.naturalWidth > 0)")
+        shown = "[...document.querySelectorAll('.cv-panel')].map((p) => p.offsetParent !== null).join()"
+        assert browser.value(shown) == "true,false"
+        browser.value("document.querySelector('#cv-0').focus()")
+        browser.press("ArrowRight", 39)
+        browser.wait(f"{shown} == 'false,true'")
+        browser.press("Tab", 9)
+        browser.press("ArrowLeft", 37)
+        browser.wait("document.activeElement.type == 'range' && document.activeElement.value == 49")
+        line = "document.activeElement.closest('.cv-slider').style.getPropertyValue('--cv-at')"
+        browser.wait(f"{line} == '49%'")
+        assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
