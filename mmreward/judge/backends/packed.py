@@ -90,7 +90,7 @@ class PackedQwen:
 
     def _see(self, images: Sequence[Image.Image]) -> list[_Picture]:
         try:
-            inputs = self.image_processor(images=list(images), return_tensors="pt")
+            inputs = self.image_processor(images=list(images), return_tensors="pt", disable_grouping=False)
         except ValueError as error:
             if len(images) == 1:
                 return [
