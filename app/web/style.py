@@ -30,7 +30,7 @@ grid-template-columns:minmax(130px,170px) 1fr 1fr;gap:1rem;padding:.9rem;margin-
 .instruction{margin:.4rem 0 0;font-weight:600;font-size:.93rem;line-height:1.35;overflow-wrap:anywhere}
 img{display:block;image-rendering:pixelated;border-radius:4px;border:1px solid var(--line)}
 .strip h3{color:var(--soft);font-weight:500}
-.edits{display:grid;grid-template-columns:repeat(auto-fill,minmax(76px,1fr));gap:.5rem}
+.edits{display:grid;grid-template-columns:repeat(auto-fit,minmax(76px,116px));gap:.5rem}
 .edit{margin:0}.edit img{width:100%}
 .edit figcaption{font-size:.8rem;text-align:center;font-variant-numeric:tabular-nums;margin-top:.2rem;
 border-radius:4px;background:linear-gradient(90deg,#cfe5f3 calc(var(--s,0)*100%),transparent 0)}

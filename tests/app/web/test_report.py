@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from app.web.curves import Curve, Figure, draw
+from app.web.picture import draw_picture
 from app.web.report import Example, Number, Report, Shown, Table, write_report
 
 EVIL = "<script>alert('x')</script>"
@@ -53,6 +54,15 @@ def test_any_range_can_be_drawn(y):
 
 def test_no_points_is_said():
     assert "no points" in draw(Figure("f", [Curve("a", [], [])]))
+
+
+def test_the_picture_has_a_row_for_each_example():
+    example = _report().examples[0]
+    one, two = draw_picture([example]), draw_picture([example, example])
+    assert one.width == two.width and two.height - one.height == 128 + 46
+    assert one.getpixel((32 + 64, 32 + 52 + 64)) == (200, 30, 30)
+    with pytest.raises(ValueError, match="one example"):
+        draw_picture([])
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
