@@ -49,8 +49,8 @@ class EditorRecipe(BaseModel, extra="forbid", frozen=True):
     shape: EditorShape = EditorShape()
     loop: LoopConfig
     batch: int = 64
-    triplets: int = 60_000
-    flawed: float = 0.4
+    triplets: int = 50_000
+    flawed: float = 0.33
     """Share of flawed targets."""
     kinds: tuple[str, ...] = KINDS
     time_mean: float = 0.4

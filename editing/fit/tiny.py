@@ -28,7 +28,7 @@ class VAEShape(BaseModel, extra="forbid", frozen=True):
     """Width everywhere."""
     decoder_blocks: tuple[int, int, int, int] = (2, 2, 1, 0)
     """Residual blocks from an eighth of the resolution up."""
-    latent_channels: int = 32
+    latent_channels: int = 20
 
 
 class EditorShape(BaseModel, extra="forbid", frozen=True):
@@ -36,7 +36,7 @@ class EditorShape(BaseModel, extra="forbid", frozen=True):
 
     double_blocks: int = 2
     single_blocks: int = 2
-    heads: int = 4
+    heads: int = 6
     head_dim: int = 32
     axes: tuple[int, int, int] = (4, 14, 14)
     """Rotary dimensions of (image index, row, column); their sum is head_dim."""
