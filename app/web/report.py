@@ -169,11 +169,12 @@ def _examples(examples: Sequence[Example], score_name: str) -> str:
         before = "".join(_shown(shown, f"before: {example.instruction}") for shown in example.before)
         after = "".join(_shown(shown, f"after: {example.instruction}") for shown in example.after)
         source = data_url(example.source, longest=256)
+        columns = min(max(len(example.before), len(example.after), 3), 6)
         rows.append(
             f'<article class="example"><div class="ask"><img src="{source}" alt="source">'
             f'<p class="instruction">{escape(example.instruction)}</p></div>'
-            f'<div class="strip"><h3>before</h3><div class="edits">{before}</div></div>'
-            f'<div class="strip"><h3>after</h3><div class="edits">{after}</div></div></article>'
+            f'<div class="strip"><h3>before</h3><div class="edits" style="--n:{columns}">{before}</div></div>'
+            f'<div class="strip"><h3>after</h3><div class="edits" style="--n:{columns}">{after}</div></div></article>'
         )
     note = f'<p class="muted">Each row: the source and what was asked; edits from the same noise before and after \
 training, with their {escape(score_name)}.</p>'

@@ -30,7 +30,7 @@ grid-template-columns:minmax(130px,170px) 1fr 1fr;gap:1rem;padding:.9rem;margin-
 .instruction{margin:.4rem 0 0;font-weight:600;font-size:.93rem;line-height:1.35;overflow-wrap:anywhere}
 img{display:block;image-rendering:pixelated;border-radius:4px;border:1px solid var(--line)}
 .strip h3{color:var(--soft);font-weight:500}
-.edits{display:grid;grid-template-columns:repeat(auto-fit,minmax(76px,116px));gap:.5rem}
+.edits{display:grid;grid-template-columns:repeat(var(--n),minmax(0,116px));gap:.5rem}
 .edit{margin:0}.edit img{width:100%}
 .edit figcaption{font-size:.8rem;text-align:center;font-variant-numeric:tabular-nums;margin-top:.2rem;
 border-radius:4px;background:linear-gradient(90deg,#cfe5f3 calc(var(--s,0)*100%),transparent 0)}
@@ -54,7 +54,7 @@ code{font:.9rem/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wra
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:0}
 .facts dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:760px){.example{grid-template-columns:1fr}.ask{display:flex;gap:.8rem;align-items:center}
-.ask img{width:84px}.instruction{margin:0}}
+.ask img{width:84px;flex:none}.instruction{margin:0}}
 @media print{body{background:#fff}.card,.example,.figure{break-inside:avoid}}
 """
 
