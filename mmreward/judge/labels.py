@@ -75,9 +75,9 @@ def find_labels(tokenizer: Any, labels: Sequence[str]) -> LabelIds:
 
 
 def _single_tokens(tokenizer: Any, label: str) -> set[int]:
-    candidates = []
+    label, candidates = label.strip(), []
     for text in (label, f" {label}", f"\n{label}"):
         candidates.append(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
     named = [tokenizer.convert_tokens_to_ids(name) for name in (label, f"\u2581{label}", f"\u0120{label}")]
     candidates += [[one] for one in named if one is not None and one != tokenizer.unk_token_id]
-    return {ids[0] for ids in candidates if len(ids) == 1 and tokenizer.decode(ids).strip() == label.strip()}
+    return {ids[0] for ids in candidates if len(ids) == 1 and tokenizer.decode(ids).strip() == label}
