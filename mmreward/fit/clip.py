@@ -77,6 +77,8 @@ class ClipRecipe(BaseModel, extra="forbid", frozen=True):
 
     task: str = "clip"
     name: str = "tiny-clip"
+    start: str | None = None
+    """A model to go on from ("tiny" or a folder) in place of random weights; it must have the recipe's sizes."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
@@ -92,6 +94,8 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     config = model_config(settings.model, len(tokenizer))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainee = Trainee(config).to(device)
+    if settings.start:
+        _start_from(settings.start, trainee.clip)
     world = World("train", seed=settings.data.seed, size=settings.model.image_size)
 
     def tokenize(texts: list[str]) -> Tensor:
@@ -118,6 +122,15 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     from mmreward.fit.clip_export import export
 
     export(trainee.clip, config, tokenizer, settings, result.steps, result.seconds, Path(folder) / "model")
+
+
+def _start_from(name: str, clip: nn.Module) -> None:
+    from mmreward.rewards.clip_model import open_model
+
+    try:
+        clip.load_state_dict(open_model(name, "cpu").module.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"start: {name!r} does not have the sizes of this recipe's model ({error})") from None
 
 
 def model_config(sizes: ModelConfig, vocabulary: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def roughen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(changed + 0.5, 0, 255).astype(np.uint8)
 
 
-def build_tokenizer(seed: int = 0, samples: int = 4000) -> Any:
+def build_tokenizer(seed: int = 0, samples: int = 1000) -> Any:
     """A word-level tokenizer for the captions and instructions of the shapes world, as a transformers fast tokenizer.
 
     Lower case; words and punctuation are tokens; an unknown word is `<unk>`; text that spells a special token is split

@@ -68,6 +68,17 @@ def test_training_ends_in_a_folder_that_loads(tmp_path):
     run(RECIPE, tmp_path, True)  # finished: exports again, trains no further
 
 
+def test_training_can_start_from_a_bundled_model(tmp_path):
+    from mmreward.fit.clip import ModelConfig, Trainee, _start_from, model_config
+
+    trainee = Trainee(model_config(ModelConfig(), 88))
+    _start_from("tiny", trainee.clip)
+    bundled = load_reward("clip:tiny").model.module.state_dict()
+    assert torch.equal(trainee.clip.state_dict()["visual.proj"], bundled["visual.proj"])
+    with pytest.raises(ValueError, match="sizes of this recipe"):
+        run({**RECIPE, "start": "tiny"}, tmp_path, False)
+
+
 def test_unknown_keys_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.wdth"):
         run({**RECIPE, "model": {"wdth": 3}}, tmp_path, False)
