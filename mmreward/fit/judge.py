@@ -23,9 +23,9 @@ __all__ = ["JudgeRecipe", "run"]
 
 class JudgeRecipe(BaseModel, extra="forbid", frozen=True):
     """A run. `name`: of the finished model. `start`: a model folder or the name of a bundled model to go on from,
-    nothing for fresh weights. `extra`: folders of editor outputs that `mmreward edit` wrote, `share` of the groups.
-    `look_steps` of `look_groups` groups come first and ask no questions. `compiled`: fuse the forward pass with
-    torch.compile (needs a C++ compiler).
+    nothing for fresh weights. `extra`: folders of editor outputs that `mmreward edit` wrote, `share` of the groups;
+    `smeared`: share of the other candidates that are smeared as an editor would. `look_steps` of `look_groups` groups
+    come first and ask no questions. `compiled`: fuse the forward pass with torch.compile (needs a C++ compiler).
     """
 
     task: str = "judge"
@@ -42,6 +42,7 @@ class JudgeRecipe(BaseModel, extra="forbid", frozen=True):
     dense_steps: int = Field(default=4000, ge=1)
     extra: list[str] = []
     share: float = Field(default=0.3, ge=0, le=1)
+    smeared: float = Field(default=0.0, ge=0, le=1)
     first_task: int = Field(default=0, ge=0)
     check_groups: int = Field(default=80, ge=0)
     check_minutes: float = Field(default=4.0, gt=0)

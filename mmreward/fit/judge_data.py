@@ -8,7 +8,7 @@ from a clean rendering. Rows of real editor outputs (see `judge_extra`) take som
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as images
 
-from mmreward.shapes import Scene, World, background, grid, render
+from mmreward.fit.judge_smear import smear
+from mmreward.shapes import Scene, World, background, grid, read, render, truth
+from mmreward.shapes.language import Change
 
-__all__ = ["Batches", "Frame", "Group", "JudgeBatch", "patches", "place_residuals", "world_group"]
+__all__ = ["Batches", "Frame", "Group", "JudgeBatch", "patches", "place_residuals", "smeared_groups", "world_group"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Group:
     instruction: str
     source: Scene
     target: Scene
+    changes: tuple[Change, ...]
     source_image: np.ndarray
     images: Sequence[np.ndarray]
     scenes: Sequence[Scene]
@@ -79,6 +82,7 @@ def world_group(world: World, index: int, count: int) -> Group:
         task.instruction,
         task.source,
         task.target,
+        task.changes,
         task.source_image,
         [c.image for c in chosen],
         [c.scene for c in chosen],
@@ -113,8 +117,8 @@ def place_residuals(pixels: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
 class Batches:
     """`at(step)` makes the batch of a step: `groups` groups of `candidates`.
 
-    Steps before `look_steps` have `look_groups` groups of two candidates and put no questions. `extra` groups replace
-    `share` of the groups of later steps.
+    Steps before `look_steps` have `look_groups` groups of two candidates and put no questions. In later steps `extra`
+    groups replace `share` of the groups, and `smeared` of the other candidates are smeared.
     """
 
     def __init__(
@@ -132,12 +136,14 @@ class Batches:
         first: int = 0,
         extra: Sequence[Group] = (),
         share: float = 0.0,
+        smeared: float = 0.0,
     ) -> None:
         self.world, self.tokenizer, self.frame = world, tokenizer, frame
         self.mean, self.std = image_processor.image_mean, image_processor.image_std
         self.groups, self.candidates, self.text_length = groups, candidates, text_length
         self.look_steps, self.look_groups, self.first = look_steps, look_groups, first
         self.extra, self.share = extra, share if extra else 0.0
+        self.smeared = smeared
 
     def at(self, step: int) -> JudgeBatch:
         asked = step >= self.look_steps
@@ -149,8 +155,10 @@ class Batches:
         taken = int(rng.binomial(count, self.share)) if asked else 0
         found = [self.extra[i] for i in rng.integers(len(self.extra), size=taken)] if taken else []
         found = [_sized(group, candidates, rng) for group in found]
-        found += [world_group(self.world, start + i, candidates) for i in range(count - taken)]
-        return self.batch(found, asked, step)
+        fresh = [world_group(self.world, start + i, candidates) for i in range(count - taken)]
+        if asked and self.smeared:
+            fresh = smeared_groups(fresh, self.smeared, rng)
+        return self.batch(found + fresh, asked, step)
 
     def batch(self, found: Sequence[Group], asked: bool = True, step: int = 0) -> JudgeBatch:
         """Groups of equally many candidates as tensors."""
@@ -184,6 +192,28 @@ class Batches:
         return text, mask
 
 
+def smeared_groups(groups: Sequence[Group], share: float, rng: np.random.Generator) -> list[Group]:
+    """Groups with `share` of their candidates smeared and labelled anew; what the oracle cannot read stays."""
+    chosen = [
+        (g, k) for g, group in enumerate(groups) for k in np.flatnonzero(rng.random(len(group.images)) < share).tolist()
+    ]
+    if not chosen:
+        return list(groups)
+    images = np.stack([groups[g].images[k] for g, k in chosen])
+    mates = np.stack([groups[g].images[rng.integers(len(groups[g].images))] for g, _ in chosen])
+    changed = smear(images, mates, rng)
+    parts = [(list(group.images), list(group.scenes), group.labels.copy()) for group in groups]
+    for (g, k), image, reading in zip(chosen, changed, read(changed), strict=True):
+        if reading.scene is not None:
+            labels = truth(groups[g].source, groups[g].changes, reading)
+            parts[g][0][k], parts[g][1][k] = image, reading.scene
+            parts[g][2][k] = labels.following, labels.preservation, labels.quality
+    return [
+        replace(group, images=images, scenes=scenes, labels=labels)
+        for group, (images, scenes, labels) in zip(groups, parts, strict=True)
+    ]
+
+
 def _sized(group: Group, count: int, rng: np.random.Generator) -> Group:
     """`count` candidates of a group, drawn without repetition where there are enough."""
     have = len(group.images)
@@ -192,6 +222,7 @@ def _sized(group: Group, count: int, rng: np.random.Generator) -> Group:
         group.instruction,
         group.source,
         group.target,
+        group.changes,
         group.source_image,
         [group.images[i] for i in rows],
         [group.scenes[i] for i in rows],

@@ -83,6 +83,7 @@ def _group(source: Path, instruction: str, edited: list[Path]) -> Group | None:
         instruction,
         first.scene,
         apply(first.scene, changes),
+        changes,
         pixels[0],
         [image for image, _ in good],
         [reading.scene for _, reading in good if reading.scene is not None],

@@ -92,6 +92,7 @@ def _put_together(config: JudgeRecipe, model: Any, processor: Any) -> tuple[Judg
         first=config.first_task,
         extra=_extra(config),
         share=config.share,
+        smeared=config.smeared,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)  # the helper heads begin the same way in every run
@@ -113,6 +114,8 @@ def _card(
     )
     if config.extra:
         data += f"; {batches.share:.0%} of the groups are outputs of an editor, labelled by the oracle"
+    if config.smeared:
+        data += f"; {config.smeared:.0%} of the other candidates smeared at random, labelled by the oracle"
     if config.start:
         data += f"; went on from {config.start}"
     command = f"mmreward train tiny-judge --out runs/{config.name}"

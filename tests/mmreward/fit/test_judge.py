@@ -9,14 +9,14 @@ from PIL import Image
 
 from mmreward.fit.judge import run
 from mmreward.fit.judge_check import order, spearman
-from mmreward.fit.judge_data import Batches, patches, place_residuals, world_group
+from mmreward.fit.judge_data import Batches, patches, place_residuals, smeared_groups, world_group
 from mmreward.fit.judge_extra import read_outputs
 from mmreward.fit.judge_model import ModelConfig, new_model, new_processor, new_tokenizer
 from mmreward.fit.judge_run import frame_of
 from mmreward.fit.judge_train import JudgeTrainer, soft_digits
 from mmreward.judge.backends.transformers import TransformersBackend
 from mmreward.judge.question import load_questions
-from mmreward.shapes import World
+from mmreward.shapes import World, read, truth
 from mmreward.training import ConfigError
 
 SMALL = {
@@ -103,6 +103,25 @@ def test_residuals_are_zero_for_clean_renderings():
     found = place_residuals(np.stack(group.images), group.scenes)
     clean = group.labels[:, 2] == 1
     assert found[clean].max() < 0.03 < found[~clean].max()
+
+
+def test_smeared_candidates_are_labelled_by_the_oracle():
+    groups = [world_group(World("train", 4), i, 4) for i in range(3)]
+    first, again = (smeared_groups(groups, 0.5, np.random.default_rng(0)) for _ in range(2))
+    changed = 0
+    for old, new, same in zip(groups, first, again, strict=True):
+        for k in range(4):
+            np.testing.assert_array_equal(new.images[k], same.images[k])
+            if not np.array_equal(old.images[k], new.images[k]):
+                changed += 1
+                (reading,) = read([new.images[k]])
+                labels = truth(new.source, new.changes, reading)
+                np.testing.assert_allclose(
+                    new.labels[k], (labels.following, labels.preservation, labels.quality), atol=1e-6
+                )
+            else:
+                np.testing.assert_array_equal(old.labels[k], new.labels[k])
+    assert 3 <= changed <= 9
 
 
 def test_the_loss_falls_and_every_weight_of_the_model_is_trained(parts):
