@@ -200,7 +200,7 @@ def smeared_groups(groups: Sequence[Group], share: float, rng: np.random.Generat
     if not chosen:
         return list(groups)
     images = np.stack([groups[g].images[k] for g, k in chosen])
-    mates = np.stack([groups[g].images[rng.integers(len(groups[g].images))] for g, _ in chosen])
+    mates = np.stack([groups[g].images[int(rng.integers(len(groups[g].images)))] for g, _ in chosen])
     changed = smear(images, mates, rng)
     parts = [(list(group.images), list(group.scenes), group.labels.copy()) for group in groups]
     for (g, k), image, reading in zip(chosen, changed, read(changed), strict=True):
