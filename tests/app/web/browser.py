@@ -41,7 +41,7 @@ class Browser:
         """What a JavaScript expression is."""
         return self._ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait(self, script, seconds=30):
+    def wait(self, script, seconds=120):
         """Until an expression is true."""
         end = time.monotonic() + seconds
         while not self.value(script):
