@@ -2,7 +2,7 @@
 
 __all__ = ["EvaluationConfig", "Recipe", "RewardLoop", "RolloutConfig"]
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -44,7 +44,7 @@ class RewardLoop(LoopConfig, frozen=True):
 
     lr: float = Field(default=1e-4, gt=0)
     warmup: int = Field(default=5, ge=0)
-    decay: Any = "constant"
+    decay: Literal["cosine", "constant"] = "constant"
     log_every: int = Field(default=1, ge=1)
     updates: int = Field(default=2, ge=1)
     """Optimiser steps per iteration, each on its share of the samples."""
@@ -52,6 +52,12 @@ class RewardLoop(LoopConfig, frozen=True):
     """Rows in one training forward and backward."""
     max_failures: float = Field(default=0.2, ge=0, le=1)
     """The run stops when a larger share of edits than this went without a score over the last ten iterations."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "RewardLoop":
+        if self.ema is not None:
+            raise ValueError("the average of a policy's weights is policy.ema; leave loop.ema out")
+        return self
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True):

@@ -199,7 +199,7 @@ class Trainer:
     def _count_failures(self, scores: list[Score]) -> None:
         self.failures.append([sum(not score.ok for score in scores), len(scores)])
         failed, total = (sum(column) for column in zip(*self.failures, strict=True))
-        if failed > self.recipe.loop.max_failures * total and total >= len(scores):
+        if failed > self.recipe.loop.max_failures * total:
             first = next(score for score in scores if not score.ok) if self.failures[-1][0] else None
             reason = f"; the last: {first.status}, {first.error}" if first else ""
             raise TrainingError(

@@ -26,7 +26,7 @@ from editing.rollout import replay
 from editing.weights import Policies
 from mmreward.training import TrainingError
 from mmreward.training.loop import autocast
-from mmreward.training.optim import Group, Optimizers, lr_factor
+from mmreward.training.optim import Optimizers, default_groups, lr_factor
 
 _ON_POLICY = 0.05
 """Largest mean |ratio - 1| at the first update, as a share of the clip range."""
@@ -47,7 +47,7 @@ class Updater:
     ) -> None:
         self.editor, self.policies, self.algorithm, self.loop, self.ema = editor, policies, algorithm, loop, ema
         self.accelerator = accelerator
-        self.optimizers = Optimizers([Group(policies.parameters())], loop)
+        self.optimizers = Optimizers(default_groups(editor.module, loop), loop)
         self.updates, self.skipped = 0, 0
 
     def update(self, batch: Batch, signal: Advantages, iteration: int, fraction: float) -> dict[str, float]:

@@ -244,6 +244,7 @@ def test_measures_of_a_combination():
         ({"rollout": {"rule": "floww"}}, "unknown sampling rule"),
         ({"algorithm": {"name": "gpro"}}, "one of grpo"),
         ({"loop": {"steps": 1, "updates": 500}}, "loop.updates 500"),
+        ({"loop": {"steps": 1, "ema": 0.9}}, "policy.ema"),
     ],
 )
 def test_wrong_recipes_are_explained(change, message):
