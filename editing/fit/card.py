@@ -16,7 +16,7 @@ def write_card(folder: Path, about: Mapping[str, Any], summary: str) -> None:
         lines += ["**Half-trained**: an interim version, to be replaced.", ""]
     lines += [f"- Valid in: {about['domain']} ({about['world_version']}); it knows no photographs."]
     lines += [f"- Data: {about['data']}."]
-    lines += [f"- Command: `{about['command']}` ({about['minutes']} minutes on one CPU core)."]
+    lines += [f"- Command: `{about['command']}` ({about['minutes']} minutes on two CPU cores)."]
     lines += ["", "| measured on held-out scenes | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in about["numbers"].items()]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

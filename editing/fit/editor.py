@@ -11,7 +11,7 @@ reinforcement learning can improve, and what the bundled judge must be able to t
 (Liu et al., 2022, https://arxiv.org/abs/2209.03003; Esser et al., 2024, https://arxiv.org/abs/2403.03206.)
 """
 
-__all__ = ["EditorRecipe", "EditorTraining", "export", "run"]
+__all__ = ["EditorRecipe", "EditorTraining", "export", "export_checkpoint", "run"]
 
 import copy
 import json
@@ -28,7 +28,7 @@ from editing.fit.card import write_card
 from editing.fit.success import EditorSuccess, editor_success
 from editing.fit.tiny import EditorShape, tiny_pipeline
 from editing.fit.triplets import Triplets, make_triplets
-from editing.fit.vae import load_vae
+from editing.fit.vae import load_vae, reconstruction_success
 from mmreward.shapes import WORLD_VERSION, World
 from mmreward.training import LoopConfig, Loss, fit, load_checkpoint, read_config, save_atomic
 
@@ -144,6 +144,7 @@ def export(
             "command": "mmreward train tiny-editor --set vae=VAE_FOLDER",
             "minutes": round(seconds / 60, 1),
             "numbers": {
+                "success of mere reconstructions (the ceiling)": round(_ceiling(editor, settings), 3),
                 f"success ({settings.steps} steps, {held[0].count} validation scenes)": round(held[0].success, 3),
                 "standard error": round(held[0].success_error, 3),
                 "mean oracle overall": round(held[0].overall, 3),
@@ -162,15 +163,15 @@ def export(
     return held[0]
 
 
-def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path) -> EditorSuccess:
-    """The averaged weights of a run that is still going on, as an editor marked half-trained."""
+def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
+    """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
     settings = read_config(EditorRecipe, recipe, "the recipe of task 'editor'")
     found = load_checkpoint(Path(folder))
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet")
     editor = _editor(settings)
     _load(EditorTraining(editor), found.tensors)
-    return export(editor, settings, out, found.step, found.state["seconds"], half_trained=True)
+    return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
 
 
 def _editor(settings: EditorRecipe) -> "KontextEditor":
@@ -242,6 +243,11 @@ def _measuring(settings: EditorRecipe, folder: Path) -> Callable[[dict[str, Any]
 def _measure(editor: "KontextEditor", settings: EditorRecipe) -> EditorSuccess:
     world = World("validation", seed=settings.seed, kinds=settings.kinds)
     return editor_success(editor, [world.task(index) for index in range(settings.checked)], settings.steps)
+
+
+def _ceiling(editor: "KontextEditor", settings: EditorRecipe) -> float:
+    world = World("validation", seed=settings.seed, kinds=settings.kinds)
+    return reconstruction_success(editor.pipeline.vae, world, settings.checked)
 
 
 def _load(module: EditorTraining, tensors: dict[str, dict[str, Tensor]]) -> None:
