@@ -92,7 +92,7 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> None:
 
 def seeded(recipe: str, seed: int) -> tuple[str, ...]:
     """The setting that gives each seed its own tasks."""
-    return (f"data.seed={seed + 1}",) if recipe.startswith("grpo") else ()
+    return (f"data.seed={seed + 1}",) if recipe.startswith("grpo") else (f"seed={seed + 100}",)
 
 
 _EVALUATED: dict[str, Evaluation] = {}
