@@ -9,7 +9,8 @@ from PIL import Image
 
 from mmreward import Edit, load_reward
 from mmreward.monotone import MonotoneMap
-from mmreward.rewards.clip import DEFAULT_MAPS, cosines, load
+from mmreward.rewards.clip import DEFAULT_MAPS, load
+from mmreward.rewards.clip_cosines import cosines
 from mmreward.shapes import World
 
 torch = pytest.importorskip("torch")
