@@ -14,8 +14,9 @@ With unit embeddings I0, I1 of the source and the edited image and T0, T1 of the
                  that was asked for taken out; equal to `image` without captions
 
 **No edit is not 0/0.** Where I1 = I0 (the same pixels, or embeddings that differ by less than rounding), the direction
-is "no edit": nothing moved towards the target, and direction, progress and gain score 0 rather than whatever a map gives. Where the captions are the same, T1 = T0, no
-direction was asked for: it is undefined whatever the image did, and left out.
+is "no edit": nothing moved towards the target, and direction, progress and gain score 0, whatever a map gives there.
+Where the captions are the same, T1 = T0, no direction was asked for: it is undefined whatever the image did, and left
+out.
 """
 
 from __future__ import annotations

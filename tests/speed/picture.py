@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.quiet import quiet
 from app.web.picture import draw_picture
 from app.web.report import Example, Shown
 from editing.data import TaskConfig, load_tasks
@@ -23,6 +24,7 @@ KINDS = ("recolour", "remove", "add", "move", "background")
 
 
 def main() -> None:
+    quiet()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trained", help="folder of the trained editor")
     parser.add_argument("--start", default="tiny", help="the editor before training")
