@@ -106,3 +106,24 @@ def test_unknown_editor_names_what_there_is(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="no adapter for the pipeline class 'FluxPipeline'"):
         load_editor(str(tmp_path))
+
+
+def test_lora_is_merged_when_saved(random_editor, tmp_path):
+    from peft import LoraConfig
+
+    condition = random_editor.collate(random_editor.encode([_source(0)], INSTRUCTIONS[:1]))
+    x = random_editor.prior("g", 0, condition.latent_shape)[None]
+    with torch.no_grad():
+        before = random_editor.predict(x, 0.5, condition).x0
+        config = LoraConfig(r=2, target_modules=list(random_editor.lora_targets), init_lora_weights=False)
+        random_editor.module.add_adapter(config)
+        try:
+            adapted = random_editor.predict(x, 0.5, condition).x0
+            random_editor.save(tmp_path / "merged")
+            still = random_editor.predict(x, 0.5, condition).x0
+        finally:
+            random_editor.module.unload_lora()
+        merged = load_editor(str(tmp_path / "merged")).predict(x, 0.5, condition).x0
+    assert not torch.allclose(before, adapted, atol=1e-3)
+    assert torch.equal(adapted, still)
+    assert torch.allclose(adapted, merged, atol=1e-4)
