@@ -134,7 +134,7 @@ def _fit_place(cell: np.ndarray, place: int, index: int) -> list[_Fit]:
     empty = np.square(difference).sum(axis=(1, 2))
     templates = _templates(place)
     contrast = _colours()[:, None] - base  # [8, P, 3]
-    cost = np.square(templates.alpha) @ np.square(contrast).sum(-1).T  # [T, 8]
+    cost = _cost(place, index)
     gain = templates.alpha @ np.einsum("npk,cpk->pnc", difference, contrast).reshape(len(base), -1)  # [T, N*8]
     change = cost[:, None] - 2 * gain.reshape(len(templates.alpha), len(cell), -1)  # [T, N, 8]
     flat = change.transpose(1, 0, 2).reshape(len(cell), -1)
@@ -201,6 +201,13 @@ def _ground_cells() -> list[np.ndarray]:
     """Each place of all backgrounds, float32 [grounds, P*3] in [0, 1]."""
     images = np.stack([ground.image for ground in _grounds()])
     return [images[:, rows, columns].reshape(len(images), -1) for rows, columns in place_slices()]
+
+
+@lru_cache(maxsize=1024)
+def _cost(place: int, index: int) -> np.ndarray:
+    """Squared error that each template in each colour adds to one place of a background: [T, 8]."""
+    contrast = _colours()[:, None] - _ground_cells()[place][index].reshape(-1, 3)
+    return np.square(_templates(place).alpha) @ np.square(contrast).sum(-1).T
 
 
 @lru_cache(maxsize=1)
