@@ -128,26 +128,26 @@ class _Fit:
 
 def _fit_place(cell: np.ndarray, place: int, index: int) -> list[_Fit]:
     """Explain one place of images [N, P*3] that share a background."""
-    rows, columns = place_slices()[place]
     base = _ground_cells()[place][index].reshape(-1, 3)
     difference = cell.reshape(len(cell), -1, 3) - base  # [N, P, 3]
     empty = np.square(difference).sum(axis=(1, 2))
+    fits = [_Fit(None, float(error) / cell.shape[1]) for error in empty]
+    busy = np.flatnonzero(empty > _FAINT)  # where there is less error than that, no shape can take more than that away
+    if len(busy) == 0:
+        return fits
     templates = _templates(place)
     contrast = _colours()[:, None] - base  # [8, P, 3]
-    cost = _cost(place, index)
-    gain = templates.alpha @ np.einsum("npk,cpk->pnc", difference, contrast).reshape(len(base), -1)  # [T, N*8]
-    change = cost[:, None] - 2 * gain.reshape(len(templates.alpha), len(cell), -1)  # [T, N, 8]
-    flat = change.transpose(1, 0, 2).reshape(len(cell), -1)
+    gain = templates.alpha @ np.einsum("npk,cpk->pnc", difference[busy], contrast).reshape(len(base), -1)  # [T, N*8]
+    change = _cost(place, index)[:, None] - 2 * gain.reshape(len(templates.alpha), len(busy), -1)  # [T, N, 8]
+    flat = change.transpose(1, 0, 2).reshape(len(busy), -1)
     best = flat.argmin(axis=1)
-    fits = []
-    for i, where in enumerate(best):
-        fall = -float(flat[i, where])
+    for row, i in enumerate(busy):
+        fall = -float(flat[row, best[row]])
         if fall > _FAINT and fall > _EXPLAINED * float(empty[i]):
-            shape, colour = templates.shapes[where // len(COLOURS)], list(COLOURS)[where % len(COLOURS)]
-            found = Shape(shape.shape, colour, shape.size, place, shape.jitter)
-            fits.append(_Fit(found, max(float(empty[i]) - fall, 0.0) / cell.shape[1]))
-        else:
-            fits.append(_Fit(None, float(empty[i]) / cell.shape[1]))
+            which, colour = divmod(int(best[row]), len(COLOURS))
+            shape = templates.shapes[which]
+            found = Shape(shape.shape, list(COLOURS)[colour], shape.size, place, shape.jitter)
+            fits[i] = _Fit(found, max(float(empty[i]) - fall, 0.0) / cell.shape[1])
     return fits
 
 
