@@ -71,7 +71,7 @@ the shapes world: on a photo its answers mean nothing, and `{reward}` refuses th
 - Ask: instruction, image before, image after, one word: following, preservation or quality ({card["question"]}).
 - Data: {card["data"]}
 - World: {card["world_version"]}
-- Trained by: `{card["command"]}` ({card["minutes"]} minutes on one CPU core that it shared)
+- Trained by: `{card["command"]}` ({card["minutes"]} minutes on a CPU core that it shared)
 - Weights are bfloat16; load them as float32.
 
 | measured on held-out edits | |

@@ -15,6 +15,7 @@ from mmreward.fit.judge_data import Batches, Frame, Group, world_group
 from mmreward.fit.judge_export import about, save_judge
 from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer
 from mmreward.fit.judge_train import JudgeTrainer
+from mmreward.judge.backends.folder import find_model
 from mmreward.judge.question import QuestionSet, load_questions
 from mmreward.shapes import World
 from mmreward.training import Group as Parameters
@@ -106,22 +107,23 @@ def _held_out(config: JudgeRecipe) -> list[Group]:
 def _card(
     config: JudgeRecipe, batches: Batches, steps: int, seconds: float, numbers: dict[str, float]
 ) -> dict[str, Any]:
+    """What the model is, this run after those that it went on from."""
+    before = find_model(str(_start_folder(config))).card if config.start else {}
     asked = max(steps - config.look_steps, 0) * config.groups * config.candidates
-    data = (
-        f"shapes world, split train, seed {config.loop.seed}: {asked:,} candidate edits, after {config.look_steps} "
-        "steps of looking at images and reading instructions only; kept-out flaws, instructions and shape-colour pairs "
-        "left out"
-    )
+    data = f"shapes world, split train, seed {config.loop.seed}: {asked:,} candidate edits"
+    if config.look_steps:
+        data += f" after {config.look_steps} steps of looking at images and reading instructions only"
     if config.extra:
-        data += f"; {batches.share:.0%} of the groups are outputs of an editor, labelled by the oracle"
+        data += f", {batches.share:.0%} of the groups outputs of an editor"
     if config.smeared:
-        data += f"; {config.smeared:.0%} of the other candidates smeared at random, labelled by the oracle"
-    if config.start:
-        data += f"; went on from {config.start}"
-    command = f"mmreward train tiny-judge --out runs/{config.name}"
-    return about(
-        config.name, config.questions, data, command, seconds / 60, {f"validation_{k}": v for k, v in numbers.items()}
-    )
+        data += f", {config.smeared:.0%} of the other candidates smeared at random"
+    data += "; without the kept-out flaws, instructions and shape-colour pairs"
+    command = f"mmreward train {'tiny-judge-outputs' if config.extra else 'tiny-judge'} --out runs/{config.name}"
+    if before:
+        data, command = f"{before['data']}; then {data}", f"{before['command']}; {command}"
+    minutes = seconds / 60 + float(before.get("minutes", 0))
+    measured = {f"validation_{name}": value for name, value in numbers.items()}
+    return about(config.name, config.questions, data, command, minutes, measured)
 
 
 def frame_of(processor: Any, questions: QuestionSet) -> Frame:
@@ -181,15 +183,19 @@ def _start(config: JudgeRecipe) -> tuple[Any, Any]:
     if config.start:
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-        from mmreward.assets import model_folder
-
-        folder = Path(config.start) if Path(config.start).is_dir() else model_folder(config.start)
+        folder = _start_folder(config)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         return model, new_processor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     world = World("train", config.loop.seed, kept_out="include")
     texts = [text for task in world.tasks(6000) for text in (task.instruction, task.source_caption)]
     tokenizer = new_tokenizer(texts, config.model.vocabulary)
     return new_model(config.model, tokenizer, config.loop.seed), new_processor(tokenizer)
+
+
+def _start_folder(config: JudgeRecipe) -> Path:
+    from mmreward.assets import model_folder
+
+    return Path(str(config.start)) if Path(str(config.start)).is_dir() else model_folder(str(config.start))
 
 
 def _extra(config: JudgeRecipe) -> list[Group]:

@@ -186,7 +186,7 @@ def test_a_run_goes_on_from_weights_with_an_editor_s_outputs(tmp_path, capsys):
     run(more, tmp_path / "second", False)
     assert "9 edits in 3 groups" in capsys.readouterr().out
     card = json.loads((tmp_path / "second" / "model" / "mmreward.json").read_text())
-    assert "outputs of an editor" in card["data"]
+    assert "outputs of an editor" in card["data"] and "; then " in card["data"]
 
 
 def test_an_unknown_key_names_the_nearest_and_a_missing_folder_is_named(tmp_path):
