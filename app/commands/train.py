@@ -157,7 +157,8 @@ def train(
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
         options += [word for text in change or [] for word in ("--set", text)]
         command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
-        say.print(f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:\n  {command}", markup=False)
+        said = f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:"
+        say.print(f"{said}\n  {command}", markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
