@@ -139,7 +139,8 @@ def export(
             "half_trained": half_trained,
             "data": (
                 f"{steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
-                f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose; {length})"
+                f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose; {length}"
+                f"{'; continued from an earlier run' if settings.start else ''})"
             ),
             "command": "mmreward train tiny-editor --set vae=VAE_FOLDER",
             "minutes": round(seconds / 60, 1),
