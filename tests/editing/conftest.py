@@ -1,13 +1,21 @@
 """A small random editor, made once for all tests of editing."""
 
+import copy
+
 import pytest
 import torch
 
 WORDS = ["make", "the", "circle", "blue", "red", "remove", "green", "square", "a", "add", "at", "top"]
 
 
+@pytest.fixture(scope="module")
+def random_editor(editor_once):
+    """A copy for each module, for training changes it."""
+    return copy.deepcopy(editor_once)
+
+
 @pytest.fixture(scope="session")
-def random_editor():
+def editor_once():
     from editing.editors.kontext import KontextEditor
     from editing.fit.tiny import EditorShape, VAEShape, tiny_pipeline, tiny_vae
 
