@@ -45,7 +45,7 @@ class EditorRecipe(BaseModel, extra="forbid", frozen=True):
     vae: str
     """Folder of a trained autoencoder, or of a pipeline that has one."""
     start: str | None = None
-    """Folder of an editor to go on from; None starts from nothing."""
+    """An editor to go on from ("tiny" or a folder; it brings its own autoencoder); None starts from nothing."""
     shape: EditorShape = EditorShape()
     loop: LoopConfig
     batch: int = 64
@@ -177,10 +177,13 @@ def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trai
 
 def _editor(settings: EditorRecipe) -> "KontextEditor":
     """An untrained editor around the trained autoencoder, or the one to go on from."""
+    from editing.editors import load_editor
     from editing.editors.kontext import KontextEditor
 
     if settings.start is not None:
-        return KontextEditor.load(settings.start)
+        started = load_editor(settings.start)
+        assert isinstance(started, KontextEditor)
+        return started
     torch.manual_seed(settings.seed)
     pipeline = tiny_pipeline(load_vae(settings.vae), _words(), settings.shape)
     pipeline.set_progress_bar_config(disable=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from editing.fit.card import write_card
 from editing.fit.tiny import VAEShape, tiny_vae
+from mmreward.assets import model_folder
 from mmreward.shapes import WORLD_VERSION, World, read, truth
 from mmreward.training import LoopConfig, Loss, fit, read_config, save_atomic
 
@@ -41,7 +42,7 @@ class VAERecipe(BaseModel, extra="forbid", frozen=True):
 
     task: Literal["vae"] = "vae"
     start: str | None = None
-    """Folder of an autoencoder (or of a pipeline that has one) whose decoder is trained on; None starts anew."""
+    """An autoencoder whose decoder is trained on: its folder, that of a pipeline, or "tiny"; None starts anew."""
     shape: VAEShape = VAEShape()
     loop: LoopConfig
     batch: int = 16
@@ -100,10 +101,10 @@ def export(vae: "AutoencoderTiny", settings: VAERecipe, out: Path, steps: int, s
 
 
 def load_vae(folder: str) -> "AutoencoderTiny":
-    """The autoencoder in a folder, its own or a pipeline's, as float32."""
+    """The autoencoder in a folder, its own or a pipeline's ("tiny": the bundled editor's), as float32."""
     from diffusers import AutoencoderTiny
 
-    root = Path(folder)
+    root = model_folder("tiny-editor") if folder == "tiny" else Path(folder)
     root = root / "vae" if (root / "vae" / "config.json").is_file() else root
     if not (root / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no trained autoencoder; make one with `mmreward train tiny-vae`")

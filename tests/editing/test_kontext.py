@@ -1,5 +1,7 @@
 """The Kontext adapter against the diffusers pipeline it stands for."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -111,18 +113,16 @@ def test_unknown_editor_names_what_there_is(tmp_path):
 def test_lora_is_merged_when_saved(random_editor, tmp_path):
     from peft import LoraConfig
 
-    condition = random_editor.collate(random_editor.encode([_source(0)], INSTRUCTIONS[:1]))
-    x = random_editor.prior("g", 0, condition.latent_shape)[None]
+    editor = copy.deepcopy(random_editor)
+    condition = editor.collate(editor.encode([_source(0)], INSTRUCTIONS[:1]))
+    x = editor.prior("g", 0, condition.latent_shape)[None]
     with torch.no_grad():
-        before = random_editor.predict(x, 0.5, condition).x0
-        config = LoraConfig(r=2, target_modules=list(random_editor.lora_targets), init_lora_weights=False)
-        random_editor.module.add_adapter(config)
-        try:
-            adapted = random_editor.predict(x, 0.5, condition).x0
-            random_editor.save(tmp_path / "merged")
-            still = random_editor.predict(x, 0.5, condition).x0
-        finally:
-            random_editor.module.unload_lora()
+        before = editor.predict(x, 0.5, condition).x0
+        config = LoraConfig(r=2, target_modules=list(editor.lora_targets), init_lora_weights=False)
+        editor.module.add_adapter(config)
+        adapted = editor.predict(x, 0.5, condition).x0
+        editor.save(tmp_path / "merged")
+        still = editor.predict(x, 0.5, condition).x0
         merged = load_editor(str(tmp_path / "merged")).predict(x, 0.5, condition).x0
     assert not torch.allclose(before, adapted, atol=1e-3)
     assert torch.equal(adapted, still)
