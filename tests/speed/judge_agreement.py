@@ -9,9 +9,10 @@ from the source and hold no untouched copy. "minus L1" scores an edit by minus i
 source, "recommended" is the combination that the recipes train on. "First": share of groups whose true target has the
 highest score.
 
-Spearman is over all candidates of all groups, of scores to two decimals. Two labels in three are exactly 1, and an
-exact judge that says 0.9993 for one perfect edit and 0.9997 for another would be marked down for the order of ties: raw
-scores without ties cannot pass std(ranks of the labels) / std(1..n), which is shown beside their own value.
+Spearman is over all candidates of all groups, of scores in steps of 0.05 (half the difference that makes a pair). Two
+labels in three are exactly 1, and an exact judge that says 0.993 for one perfect edit and 0.997 for another would be
+marked down for the order of ties: raw scores without ties cannot pass std(ranks of the labels) / std(1..n). The table
+"Spearman and ties" shows that bound beside other roundings and the raw value.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def agreement(groups: Sequence[Group], scored: Scored, has_target: bool = True) 
     numbers: dict[str, float | int] = {}
     for i, name in enumerate(NAMES):
         good = np.isfinite(flat[:, i])
-        numbers[name] = spearman(np.round(flat[good, i], 2), truth[good, i]) if good.any() else float("nan")
+        numbers[name] = spearman(steps(flat[good, i], 0.05), truth[good, i]) if good.any() else float("nan")
     wanted = [label[:, 3] for label in labels]
     every, hard = order(scored.overall, wanted), order(scored.overall, wanted, [group.hard for group in groups])
     numbers |= {"pairs": every.right, "hard pairs": hard.right, "n": every.count, "n hard": hard.count}
@@ -152,15 +153,21 @@ def agreement(groups: Sequence[Group], scored: Scored, has_target: bool = True) 
     return numbers
 
 
+def steps(scores: np.ndarray, size: float) -> np.ndarray:
+    return np.round(scores / size) * size
+
+
 def ties(groups: Sequence[Group], scored: Scored) -> None:
     """Spearman of rounded and of raw scores, and what raw scores without ties can reach on labels with ties."""
     flat, truth = np.concatenate(scored.scores), np.concatenate([g.labels for g in groups])
     rows = []
     for i, name in enumerate(NAMES):
-        rounded, raw = (spearman(found, truth[:, i]) for found in (np.round(flat[:, i], 2), flat[:, i]))
+        by_step = [spearman(steps(flat[:, i], size), truth[:, i]) for size in (0.1, 0.05, 0.02, 0.01)]
         ranks = rankdata(truth[:, i])
-        rows.append([name, rounded, raw, float(ranks.std() / np.arange(len(ranks)).std())])
-    table("Spearman and ties", ["", "to two decimals", "raw", "best of raw scores"], rows)
+        bound = float(ranks.std() / np.arange(len(ranks)).std())
+        rows.append([name, *by_step, spearman(flat[:, i], truth[:, i]), bound])
+    head = ["", "steps of 0.1", "0.05", "0.02", "0.01", "raw", "best that raw scores without ties can reach"]
+    table("Spearman and ties", head, rows)
 
 
 def flaw_table(groups: Sequence[Group], scored: Scored) -> None:
