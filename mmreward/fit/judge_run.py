@@ -118,7 +118,8 @@ def _card(
     if config.smeared:
         data += f", {config.smeared:.0%} of the other candidates smeared at random"
     data += "; without the kept-out flaws, instructions and shape-colour pairs"
-    command = f"mmreward train {'tiny-judge-outputs' if config.extra else 'tiny-judge'} --out runs/{config.name}"
+    recipe = "tiny-judge-outputs" if config.extra else "tiny-judge"
+    command = f"mmreward train {recipe} --out runs/{recipe}"
     if before:
         data, command = f"{before['data']}; then {data}", f"{before['command']}; {command}"
     minutes = seconds / 60 + float(before.get("minutes", 0))
