@@ -202,12 +202,21 @@ class KontextEditor:
         shutil.rmtree(partial, ignore_errors=True)
         with _quiet():
             FluxKontextPipeline(**parts).save_pretrained(partial, safe_serialization=True)
+        _forget_paths(partial)
         settings = {"guidance": self.guidance, "max_area": self.max_area}
         settings |= {"max_tokens": self.max_tokens, "steps": self.default_steps}
         described = json.dumps({"name": self.name, "domain": "any", "editor": settings}, indent=2)
         (partial / "mmreward.json").write_text(described + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Configurations without the folder of this machine that they were read from."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 @contextmanager

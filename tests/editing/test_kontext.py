@@ -92,6 +92,8 @@ def test_saved_folder_edits_the_same(random_editor, tmp_path):
     assert torch.allclose(first.final, second.final, atol=1e-5)
     assert to_images(copy.decode(second.final, again))[0].size == (64, 64)
     assert not list((tmp_path / "copy").rglob("*.bin"))
+    copy.save(tmp_path / "of the copy")
+    assert not [path for path in (tmp_path / "of the copy").rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
 def test_stored_bfloat16_loads_as_float32(random_editor, tmp_path):
