@@ -50,6 +50,7 @@ from mmreward.training import (
     save_checkpoint,
 )
 from mmreward.training.checkpoint import random_state, refuse_to_overwrite, restore_random_state
+from mmreward.training.compiled import compile_in_place
 from mmreward.training.loop import autocast, stop_signal
 
 _GRID_ROWS = 6
@@ -86,6 +87,8 @@ class Trainer:
         self.policies = Policies.of(editor, recipe.policy, names)
         ema = recipe.policy.ema
         self.updater = Updater(editor, self.policies, self.algorithm, recipe.loop, ema, accelerator)
+        if recipe.loop.compile:
+            compile_in_place(editor.module)
         self.iteration, self.seconds = 0, 0.0
         self.noise: float | None = None
         self.failures: deque[list[int]] = deque(maxlen=10)

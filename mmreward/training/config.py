@@ -27,6 +27,8 @@ class LoopConfig(BaseModel, extra="forbid", frozen=True):
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     autocast: Literal["bf16", "no"] = "bf16"
+    compile: bool = False
+    """Fuse the network's operations where a C++ compiler is found (see `mmreward.training.compiled`)."""
     seed: int = 0
     save_minutes: float = Field(default=3.0, gt=0)
     log_every: int = Field(default=50, ge=1)

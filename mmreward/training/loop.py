@@ -32,6 +32,7 @@ from mmreward.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from mmreward.training.compiled import compile_in_place
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
@@ -181,6 +182,8 @@ def fit(
     clock = time.monotonic()
     saved_at, shown_at = clock, seconds
     module.train()
+    if config.compile:
+        compile_in_place(module)
     try:
         with stop_signal() as stop, Progress(title) as progress, ThreadPoolExecutor(1, "batch") as background:
             following = background.submit(batch_at, step) if fraction_done() < 1 else None
