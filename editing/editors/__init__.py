@@ -4,13 +4,22 @@ __all__ = ["ADAPTERS", "load_editor"]
 
 import difflib
 import importlib
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from editing.editors.editor import Editor
 
-ADAPTERS = {"FluxKontextPipeline": "editing.editors.kontext:KontextEditor"}
+ADAPTERS = {
+    "FluxKontextPipeline": "editing.editors.kontext:KontextEditor",
+    "QwenImageEditPipeline": "editing.editors.qwen_image_edit:QwenImageEditEditor",
+    "QwenImageEditPlusPipeline": "editing.editors.qwen_image_edit:QwenImageEditEditor",
+    "StableDiffusionInstructPix2PixPipeline": "editing.editors.instruct_pix2pix:InstructPix2PixEditor",
+    "StableDiffusionXLInstructPix2PixPipeline": "editing.editors.instruct_pix2pix:InstructPix2PixEditor",
+}
 """Pipeline class named by a folder's model_index.json -> adapter."""
 BUNDLED = {"tiny": "tiny-editor"}
 
@@ -18,8 +27,11 @@ BUNDLED = {"tiny": "tiny-editor"}
 def load_editor(spec: str, **options: Any) -> Editor:
     """An editor by name: "tiny" (bundled), a folder with a diffusers pipeline, or a repository of the Hugging Face Hub.
 
-    Options (device, dtype, guidance, max_area, max_tokens …) go to the adapter.
+    Options go to the adapter, from the call or from the name, where a recipe can give them:
+    "owner/name?dtype=bfloat16&max_area=262144&park=cpu". `dtype`, `max_area`, `steps`, `guidance` and `park` are for
+    all families, `image_guidance`, `text_area` and `max_tokens` for some (see the adapters).
     """
+    spec, _, query = spec.partition("?")
     folder = Path(spec)
     if spec in BUNDLED:
         from mmreward.assets import model_folder
@@ -35,7 +47,46 @@ def load_editor(spec: str, **options: Any) -> Editor:
             known = f"Expected {', '.join(BUNDLED)}, a folder, or a hub id 'owner/name'"
             raise ValueError(f"unknown editor {spec!r}{hint} {known}")
         index = _hub_index(spec)
-    return _adapter(index).load(spec if not folder.exists() else folder, **options)
+    adapter = _adapter(index)
+    return adapter.load(spec if not folder.exists() else folder, **_options(query, adapter), **options)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
+    return known[name]
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "dtype": _dtype,
+    "max_area": int,
+    "text_area": int,
+    "steps": int,
+    "max_tokens": int,
+    "guidance": float,
+    "image_guidance": float,
+    "park": str,
+}
+"""Options that a name may carry -> how they are read."""
+
+
+def _options(query: str, adapter: Any) -> dict[str, Any]:
+    """The options in a name, as the adapter takes them."""
+    takes = {*inspect.signature(adapter).parameters, "dtype", "park"}
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in _OPTIONS or name not in takes:
+            from mmreward.reward import unknown
+
+            raise unknown(f"option of {adapter.__name__}", name, [known for known in _OPTIONS if known in takes])
+        try:
+            found[name] = _OPTIONS[name](value)
+        except ValueError as error:
+            raise ValueError(f"the editor's option {name}={value!r} cannot be read: {error}") from None
+    return found
 
 
 def _hub_index(repository: str) -> Path:

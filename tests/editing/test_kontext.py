@@ -40,9 +40,9 @@ def test_ode_rule_gives_the_pipelines_own_output(random_editor):
 
 def test_oblong_sources_keep_their_aspect_ratio(random_editor):
     condition = random_editor.collate(random_editor.encode([_source(0, (64, 128))], INSTRUCTIONS[:1]))
-    assert condition.size == (32, 80)  # 45.25 x 90.5 pixels, down to multiples of 16
-    assert condition.latent_shape == (10, 16)
-    assert random_editor.decode(torch.zeros(1, 10, 16), condition).shape == (1, 3, 32, 80)
+    assert condition.size == (48, 96)  # 45.25 x 90.5 pixels, to the nearest multiples of 16
+    assert condition.latent_shape == (18, 16)
+    assert random_editor.decode(torch.zeros(1, 18, 16), condition).shape == (1, 3, 48, 96)
 
 
 def test_one_resolution_a_batch(random_editor):

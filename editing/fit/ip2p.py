@@ -1,0 +1,267 @@
+"""Training the tiny InstructPix2Pix of the shapes world: recipe `tiny-ip2p`.
+
+Denoising diffusion: y = sqrt(a) x0 + sqrt(1 - a) eps at a random timestep, the U-Net predicts eps (or v) from y, the
+source's latents (unscaled, on extra channels) and the instruction; loss = mean squared error. The text encoder learns
+along. So that the editor can be guided, a share of the rows has an empty instruction, an empty source, or both.
+Targets are flawed on purpose, as for the tiny Kontext editor (`editing.fit.editor`).
+
+    mmreward train tiny-ip2p --out runs/ip2p          # writes runs/ip2p/model
+
+(Ho et al., 2020, https://arxiv.org/abs/2006.11239; Brooks et al., 2022, https://arxiv.org/abs/2211.09800.)
+"""
+
+__all__ = ["IP2PRecipe", "IP2PTraining", "export", "export_checkpoint", "run"]
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from editing.fit.card import write_card
+from editing.fit.editor import KINDS, _words
+from editing.fit.success import EditorSuccess, editor_success
+from editing.fit.tiny_ip2p import UNetShape, tiny_ip2p_pipeline
+from editing.fit.vae import load_vae, reconstruction_success
+from mmreward.shapes import WORLD_VERSION, World
+from mmreward.training import LoopConfig, Loss, fit, load_checkpoint, read_config, save_atomic
+
+if TYPE_CHECKING:
+    from editing.editors.instruct_pix2pix import InstructPix2PixEditor
+
+
+class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
+    """Settings of the recipe."""
+
+    task: Literal["ip2p"] = "ip2p"
+    vae: str = "tiny"
+    """Folder of a trained autoencoder, or of a pipeline that has one; "tiny": the bundled editor's."""
+    shape: UNetShape = UNetShape()
+    loop: LoopConfig
+    batch: int = 64
+    triplets: int = 50_000
+    flawed: float = 0.33
+    """Share of flawed targets."""
+    kinds: tuple[str, ...] = KINDS
+    dropped: float = Field(default=0.05, ge=0, le=1 / 3)
+    """Share of rows without the instruction, of rows without the source, and of rows without both."""
+    guidance: float = 1.0
+    """Of the exported editor; 1 or less: one pass of the network a step instead of three."""
+    image_guidance: float = Field(default=1.0, ge=1)
+    steps: int = 8
+    """Sampling steps of the exported editor."""
+    seed: int = 0
+    checked: int = 512
+    """Validation scenes that the averaged weights are measured on."""
+    checked_minutes: float = 5.0
+
+
+class IP2PTraining(nn.Module):
+    """The two networks that learn."""
+
+    def __init__(self, editor: "InstructPix2PixEditor") -> None:
+        super().__init__()
+        self.unet, self.text_encoder = editor.module, editor.pipeline.text_encoder
+        self.requires_grad_(True)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The network's prediction, float32 [B, channels, h, w]."""
+        text = self.text_encoder(batch["ids"])[0]
+        seen = torch.cat([batch["noisy"], batch["source"]], dim=1)
+        return self.unet(seen, batch["timestep"], encoder_hidden_states=text, return_dict=False)[0].float()
+
+
+def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
+    """Trains, measures every few minutes (`folder`/held_out.jsonl) and writes `folder`/model."""
+    settings = read_config(IP2PRecipe, recipe, "the recipe of task 'ip2p'")
+    folder = Path(folder)
+    editor = _editor(settings)
+    triplets = _triplets(editor, settings, folder / "triplets.safetensors")
+    module = IP2PTraining(editor)
+    result = fit(
+        module,
+        lambda step: _batch(settings, editor, triplets, step),
+        _loss,
+        settings.loop,
+        folder,
+        resume=resume,
+        on_log=_measuring(settings, folder),
+        title="editor",
+    )
+    module.load_state_dict(result.ema_state or module.state_dict())
+    print(export(editor, settings, folder / "model", result.steps, result.seconds))
+
+
+def export(
+    editor: "InstructPix2PixEditor",
+    settings: IP2PRecipe,
+    out: Path,
+    steps: int,
+    seconds: float,
+    half_trained: bool = False,
+) -> EditorSuccess:
+    """Writes `editor` in bfloat16 with its card; returns what the oracle says of the stored weights."""
+    held: list[EditorSuccess] = []
+
+    def write(partial: Path) -> None:
+        editor.save(partial, dtype=torch.bfloat16)
+        held.append(_measure(type(editor).load(partial), settings))
+        world = World("validation", seed=settings.seed, kinds=settings.kinds)
+        ceiling = reconstruction_success(editor.pipeline.vae, world, settings.checked)
+        about = {
+            **json.loads((partial / "mmreward.json").read_text()),
+            "domain": "shapes",
+            "world_version": WORLD_VERSION,
+            "half_trained": half_trained,
+            "data": (
+                f"{steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
+                f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose)"
+            ),
+            "command": "mmreward train tiny-ip2p",
+            "minutes": round(seconds / 60, 1),
+            "numbers": {
+                "success of mere reconstructions (the ceiling)": round(ceiling, 3),
+                f"success ({settings.steps} steps, {held[0].count} validation scenes)": round(held[0].success, 3),
+                "standard error": round(held[0].success_error, 3),
+                "mean oracle overall": round(held[0].overall, 3),
+                **{f"success: {kind}": round(share, 3) for kind, share in held[0].by_kind.items()},
+            },
+        }
+        summary = (
+            "An InstructPix2Pix pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data "
+            "was flawed on purpose, so that there is something left to learn from rewards. With diffusers itself, call "
+            f"it with `guidance_scale={editor.guidance}, image_guidance_scale={editor.image_guidance}`."
+        )
+        write_card(partial, about, summary)
+
+    save_atomic(out, write)
+    return held[0]
+
+
+def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
+    """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
+    settings = read_config(IP2PRecipe, recipe, "the recipe of task 'ip2p'")
+    found = load_checkpoint(Path(folder))
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet")
+    editor = _editor(settings)
+    IP2PTraining(editor).load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
+    return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
+
+
+def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
+    """An untrained editor around the trained autoencoder."""
+    from editing.editors.instruct_pix2pix import InstructPix2PixEditor
+
+    torch.manual_seed(settings.seed)
+    pipeline = tiny_ip2p_pipeline(load_vae(settings.vae), _words(), settings.shape)
+    pipeline.set_progress_bar_config(disable=True)
+    return InstructPix2PixEditor(
+        pipeline,
+        name="tiny-ip2p",
+        guidance=settings.guidance,
+        image_guidance=settings.image_guidance,
+        max_area=64 * 64,
+        steps=settings.steps,
+    )
+
+
+def _triplets(editor: "InstructPix2PixEditor", settings: IP2PRecipe, file: Path, chunk: int = 256) -> dict[str, Tensor]:
+    """Raw latents `source` and `target`, bfloat16 [N, channels, 8, 8], and `ids`, int16 [N, max_tokens]; encoded once
+    and kept in `file`.
+    """
+    if file.is_file():
+        return load_file(file)
+    world = World("train", seed=settings.seed, kinds=settings.kinds)
+    parts: list[dict[str, Tensor]] = []
+    for start in track(range(0, settings.triplets, chunk), description="encoding triplets"):
+        tasks = [world.task(index) for index in range(start, min(start + chunk, settings.triplets))]
+        wrong = np.random.default_rng([world.seed, start]).random(len(tasks)) < settings.flawed
+        targets = [
+            world.flawed_target(task).image if bad else task.target_image
+            for task, bad in zip(tasks, wrong, strict=True)
+        ]
+        sources = [task.source_image for task in tasks]
+        latents = {"source": _latents(editor, sources), "target": _latents(editor, targets)}
+        parts.append({**latents, "ids": _ids(editor, [task.instruction for task in tasks])})
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.rename(file)
+    return tensors
+
+
+@torch.no_grad()
+def _latents(editor: "InstructPix2PixEditor", images: Sequence[np.ndarray]) -> Tensor:
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+        return editor.pipeline.vae.encode(pixels).latents.to(torch.bfloat16).contiguous()
+
+
+def _ids(editor: "InstructPix2PixEditor", instructions: list[str]) -> Tensor:
+    """Token ids as the pipeline makes them."""
+    tokenizer = editor.pipeline.tokenizer
+    length = tokenizer.model_max_length
+    made = tokenizer(instructions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return made.input_ids.to(torch.int16)
+
+
+def _batch(
+    settings: IP2PRecipe, editor: "InstructPix2PixEditor", triplets: dict[str, Tensor], step: int
+) -> dict[str, Tensor]:
+    """Batch number `step`: random triplets, timesteps, noise and empty conditions."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    rows = torch.randint(len(triplets["ids"]), (settings.batch,), generator=generator)
+    source, ids = triplets["source"][rows].float(), triplets["ids"][rows].long()
+    target = triplets["target"][rows].float() * editor.pipeline.vae.config.scaling_factor
+    table = editor.pipeline.scheduler.alphas_cumprod
+    timestep = torch.randint(len(table), (settings.batch,), generator=generator)
+    eps = torch.randn(target.shape, generator=generator)
+    drawn, share = torch.rand(settings.batch, generator=generator), settings.dropped
+    ids[drawn < 2 * share] = _ids(editor, [""]).long()
+    source[(drawn >= share) & (drawn < 3 * share)] = 0
+    bar = table[timestep].view(-1, 1, 1, 1)
+    signal, noise = bar.sqrt(), (1 - bar).sqrt()
+    wanted = eps if settings.shape.prediction == "epsilon" else signal * eps - noise * target
+    noisy = signal * target + noise * eps
+    return {"noisy": noisy, "source": source, "ids": ids, "timestep": timestep, "wanted": wanted}
+
+
+def _loss(module: nn.Module, batch: dict[str, Tensor]) -> Loss:
+    return Loss((module(batch) - batch["wanted"]).square().mean())
+
+
+def _measuring(settings: IP2PRecipe, folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Measures the averaged weights of each new checkpoint, at most every `checked_minutes`."""
+    editor = _editor(settings)
+    copy_of = IP2PTraining(editor)
+    last = {"seconds": 0.0}
+
+    def on_log(entry: dict[str, Any]) -> None:
+        if entry["seconds"] - last["seconds"] < 60 * settings.checked_minutes:
+            return
+        found = load_checkpoint(folder)
+        if found is None or found.state["seconds"] <= last["seconds"]:
+            return
+        last["seconds"] = entry["seconds"]
+        copy_of.load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
+        editor.forget()
+        held = _measure(editor, settings)
+        print(f"step {found.step}: {held}", flush=True)
+        row = {"step": found.step, "seconds": found.state["seconds"], "success": held.success, "overall": held.overall}
+        with (folder / "held_out.jsonl").open("a") as file:
+            file.write(json.dumps({**row, "by_kind": held.by_kind}) + "\n")
+
+    return on_log
+
+
+def _measure(editor: "InstructPix2PixEditor", settings: IP2PRecipe) -> EditorSuccess:
+    world = World("validation", seed=settings.seed, kinds=settings.kinds)
+    return editor_success(editor, [world.task(index) for index in range(settings.checked)], settings.steps)
