@@ -26,8 +26,11 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "quickstart": Command("app.commands.quickstart:quickstart", "See the whole loop work: score, train, look."),
     "score": Command("app.commands.score:score", "Score edits in a file or folder."),
+    "compare": Command("app.commands.compare:compare", "Compare pairs of edits of one source."),
+    "filter": Command("app.commands.filter:filter", "Keep the best part of a set of triplets."),
     "edit": Command("app.commands.edit:edit", "Edit images, several candidates each, best first."),
     "train": Command("app.commands.train:train", "Train an editor or a reward from a recipe."),
+    "doctor": Command("app.commands.doctor:doctor", "Ask a reward what is known, and say what is wrong with it."),
     "app": Command("app.commands.app:app", "Look at edits and their scores in the browser."),
 }
 

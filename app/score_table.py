@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import quantiles
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmreward.batch import Rows, Scored
-from mmreward.reward import Reward
 
 FEW = 30
 """Up to this many rows are shown one by one."""
@@ -21,7 +21,19 @@ _ID_WIDTH = 26
 _LEAST_INSTRUCTION = 20
 
 
-def show(scored: Sequence[Scored], reward: Reward, rows: Rows, out: Path | None, console: Console | None = None) -> int:
+class Measured(Protocol):
+    """What a table needs to know of a reward."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dims(self) -> tuple[str, ...]: ...
+
+
+def show(
+    scored: Sequence[Scored], reward: Measured, rows: Rows, out: Path | None, console: Console | None = None
+) -> int:
     """Print the result; returns the number of rows that failed (`not_applicable` is not a failure)."""
     console = console or Console(highlight=False)
     measures = ("overall", *reward.dims)

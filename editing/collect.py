@@ -53,11 +53,13 @@ def collect(
     editor: Editor,
     tasks: Sequence[Task],
     config: RolloutConfig,
+    window: range,
     noise: str,
     context: Callable[[], AbstractContextManager[Any]],
     clock: Clock,
 ) -> Batch:
-    """Sample `config.members` edits of every task: a function of the present weights and of the name `noise`.
+    """Sample `config.members` edits of every task: a function of the present weights and of the name `noise`. The steps
+    of `window` have noise and are kept.
 
     All of a sample's noise, at the start and in the steps, depends on `noise`, its task and its number in the group.
     `context` makes what the forward passes run under (autocast).
@@ -74,7 +76,6 @@ def collect(
         x = torch.stack([editor.prior(name, member, shape) for name, member in names])
         generators = [_generator(f"{name}/{member}", x.device) for name, member in names]
         sigmas = editor.schedule(config.steps, shape)
-        window = range(config.window)
         per_step = rules(rule_from(config.rule, config.eta), config.steps, window)
         for rows in batches:
             with context():
@@ -102,5 +103,6 @@ def _join(pieces: list[Trajectory]) -> Trajectory:
         final=torch.cat([piece.final for piece in pieces]),
         latents=torch.cat([piece.latents for piece in pieces], dim=1),
         prev=torch.cat([piece.prev for piece in pieces], dim=1),
+        mean=torch.cat([piece.mean for piece in pieces], dim=1),
         logp=torch.cat([piece.logp for piece in pieces], dim=1),
     )

@@ -1,14 +1,15 @@
 """Tasks to train and evaluate on: a source image, an instruction, and what else is known.
 
-They come from the shapes world or from a file of rows (JSONL, CSV, Parquet or a folder; the same reader as
-`mmreward score`). A task set answers `task(i)` for every i from 0 on; a file is dealt in a new order each time around.
+They come from the shapes world or from a file of triplets (source, instruction, target, criteria): JSONL, CSV, Parquet,
+an image folder or a dataset folder of Hugging Face; the same reader as `mmreward score`. A task set answers `task(i)`
+for every i from 0 on; a file is dealt in a new order each time around.
 """
 
 __all__ = ["FileTasks", "ShapesTasks", "Task", "TaskConfig", "Tasks", "load_tasks"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,9 @@ from pydantic import BaseModel, Field
 
 from mmreward.config import ConfigError
 from mmreward.edit import Edit, ImageError, ImageLike, open_image
+
+if TYPE_CHECKING:
+    from mmreward.batch.rows import Row
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class TaskConfig(BaseModel, extra="forbid", frozen=True):
     """Where tasks come from: the shapes world, or the rows of `file`."""
 
     file: Path | None = None
-    """Rows instead of the shapes world."""
+    """Rows instead of the shapes world; the settings below `map` but `seed` are the shapes world's."""
     map: dict[str, str] = Field(default_factory=dict)
     """Names of columns in `file` that differ: our name -> its name."""
     split: Literal["train", "validation", "test"] = "train"
@@ -95,16 +99,21 @@ class ShapesTasks:
 
 
 class FileTasks:
-    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `reference`."""
+    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `reference` or
+    `target`. Rows that lack something, and images that are not there, are refused before anything starts.
+    """
 
     def __init__(self, config: TaskConfig) -> None:
         from mmreward.batch.inputs import read_rows
 
         assert config.file is not None
-        self.seed = config.seed
-        self.rows = list(read_rows(config.file, config.map, needs=("instruction", "source")))
-        if bad := [row for row in self.rows if row.error]:
-            raise ConfigError(f"{config.file}: {len(bad)} of {len(self.rows)} rows cannot be read: {bad[0].error}")
+        self.file, self.seed = config.file, config.seed
+        rows = read_rows(config.file, config.map, needs=("instruction", "source"), instead={"reference": "target"})
+        self.rows = list(rows)
+        if wrong := [(row, what) for row in self.rows if (what := _wrong(row))]:
+            row, what = wrong[0]
+            count = f"{len(wrong)} of {len(self.rows)} rows"
+            raise ConfigError(f"{config.file}: {count} cannot be used; the first is row {row.id}: {what}")
 
     def task(self, index: int) -> Task:
         around, place = divmod(index, len(self.rows))
@@ -112,7 +121,7 @@ class FileTasks:
         try:
             source = open_image(row.images["source"], "source")
         except ImageError as error:
-            raise ConfigError(f"row {row.id}: {error.message}") from None
+            raise ConfigError(f"{self.file}: row {row.id}: {error.message}") from None
         texts = row.texts
         return Task(
             id=row.id if around == 0 else f"{row.id}/{around}",
@@ -125,3 +134,16 @@ class FileTasks:
             criteria=texts.get("criteria"),
             meta=dict(row.meta),
         )
+
+
+def _wrong(row: "Row") -> str | None:
+    """Why there is no task in `row`, without opening its images."""
+    if row.error:
+        return row.error
+    if not row.instruction.strip():
+        return "the instruction is empty"
+    for name in ("source", "reference", "mask"):
+        image = row.images.get(name)
+        if isinstance(image, str | Path) and not Path(image).is_file():
+            return f"{name} image {str(image)!r} not found"
+    return None

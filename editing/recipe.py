@@ -1,4 +1,4 @@
-"""The settings of a reward training recipe (`task: grpo`), readable top to bottom as YAML."""
+"""The settings of a reward training recipe (`task: reward`), readable top to bottom as YAML."""
 
 __all__ = ["EvaluationConfig", "Recipe", "RewardLoop", "RolloutConfig"]
 
@@ -17,17 +17,25 @@ from mmreward.training import LoopConfig
 
 class RolloutConfig(BaseModel, extra="forbid", frozen=True):
     """How an iteration samples: `groups` tasks, `members` edits each, noise in the first `window` steps, the ODE
-    after.
+    after. Algorithms without trajectories can do without noise in the steps: `window: 0`.
     """
 
     groups: int = Field(default=16, ge=1)
     members: int = Field(default=8, ge=2)
     steps: int = Field(default=8, ge=1)
-    window: int = Field(default=3, ge=1)
+    window: int = Field(default=3, ge=0)
+    place: Literal["first", "sliding"] = "first"
+    """Where the window lies: at the first steps, or one step further in each iteration and then from the first again,
+    so that the late steps, which make the details, are trained too."""
     rule: str = "flow"
     eta: float = Field(default=0.7, gt=0)
     batch: int = Field(default=128, ge=1)
     """Samples in one forward pass."""
+
+    def window_of(self, iteration: int) -> range:
+        """The steps with noise, which are trained on, in this iteration."""
+        start = iteration % (self.steps - self.window) if self.place == "sliding" else 0
+        return range(start, start + self.window)
 
     @model_validator(mode="after")
     def _possible(self) -> "RolloutConfig":

@@ -37,6 +37,8 @@ class Trajectory:
     """[W, B, tokens, channels], the sample before each step of the window."""
     prev: Tensor
     """[W, B, tokens, channels], the sample after it."""
+    mean: Tensor
+    """[W, B, tokens, channels], the mean that it was drawn around, float32."""
     logp: Tensor
     """[W, B], its log-density under the policy that sampled (mean over dimensions)."""
 
@@ -48,6 +50,7 @@ class Trajectory:
             final=self.final[rows],
             latents=self.latents[:, rows],
             prev=self.prev[:, rows],
+            mean=self.mean[:, rows],
             logp=self.logp[:, rows],
         )
 
@@ -86,6 +89,7 @@ def rollout(
     levels = sigmas.tolist()
     before: list[Tensor] = []
     after: list[Tensor] = []
+    means: list[Tensor] = []
     logp: list[Tensor] = []
     for step in range(steps):
         x0, eps = editor.predict(x, levels[step], condition)
@@ -93,6 +97,7 @@ def rollout(
         if step in kept:
             before.append(x)
             after.append(moved.prev)
+            means.append(moved.mean)
             logp.append(moved.logp)
         x = moved.prev
     empty = x.new_zeros((0, *x.shape))
@@ -103,6 +108,7 @@ def rollout(
         window=kept,
         latents=torch.stack(before) if kept else empty,
         prev=torch.stack(after) if kept else empty,
+        mean=torch.stack(means) if kept else empty.float(),
         logp=torch.stack(logp) if kept else x.new_zeros((0, len(x)), dtype=torch.float32),
     )
 

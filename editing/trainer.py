@@ -2,11 +2,11 @@
 
     iteration: tasks -> encode once -> rollout (G members each) -> decode -> reward -> advantages -> updates -> average
 
-The trainer knows no algorithm (it collects what `needs` says), no editor and no reward. Sampling noise and starting
-noise depend on (seed, iteration, task) alone, and everything else is in the checkpoint, so a resumed run equals one
-that was never stopped, bit for bit on a CPU. In the output folder: `log.jsonl`, `grids/`, checkpoints, and at the end
-`result.json` (the final measure before and after, paired noise) and `model/` (the averaged weights, loadable like
-any editor).
+The trainer knows no algorithm (it collects what `needs` says; an old policy, where there is one, samples, and follows
+after the updates), no editor and no reward. Sampling noise and starting noise depend on (seed, iteration, task) alone,
+and everything else is in the checkpoint, so a resumed run equals one that was never stopped, bit for bit on a CPU. In
+the output folder: `log.jsonl`, `grids/`, checkpoints, and at the end `result.json` (the final measure before and after,
+paired noise) and `model/` (the averaged weights, loadable like any editor).
 """
 
 __all__ = ["Result", "Trainer", "run", "train"]
@@ -34,10 +34,13 @@ from editing.editors import load_editor
 from editing.editors.editor import Editor
 from editing.evaluation import Evaluation, compare, evaluate
 from editing.grids import Row, grid
+from editing.parts import parts_of
 from editing.recipe import Recipe
 from editing.roles import Roles, check_roles, load_roles
+from editing.unscored import Unscored
 from editing.update import Updater
 from editing.weights import Policies
+from editing.winrate import judge_of
 from mmreward.config import ConfigError, read_config
 from mmreward.score import Score
 from mmreward.training import (
@@ -81,8 +84,12 @@ class Trainer:
     ) -> None:
         self.recipe, self.editor, self.roles, self.tasks, self.folder = recipe, editor, roles, tasks, Path(folder)
         self.accelerator, self.on_log = accelerator, on_log
-        self.algorithm = load_algorithm(recipe.algorithm)
-        names = ("start", "ema") if recipe.policy.ema else ("start",)
+        self.algorithm = load_algorithm(recipe)
+        self.needs = self.algorithm.needs
+        self.reward = judge_of(roles.reward, self.needs)
+        self.parts = parts_of(self.reward, recipe.advantage)
+        extra = {"ema": recipe.policy.ema, "old": self.needs.old}
+        names = ("start", *(name for name, needed in extra.items() if needed))
         torch.manual_seed(recipe.loop.seed)
         self.policies = Policies.of(editor, recipe.policy, names)
         ema = recipe.policy.ema
@@ -92,6 +99,7 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.noise: float | None = None
         self.failures: deque[list[int]] = deque(maxlen=10)
+        self.unscored = Unscored()
         self.clock = Clock()
 
     # ---- the run
@@ -170,28 +178,40 @@ class Trainer:
         clock.start()
         count = self.recipe.rollout.groups
         tasks = [self.tasks.task(self.iteration * count + place) for place in range(count)]
-        batch = collect(
-            self.editor, tasks, self.recipe.rollout, f"{loop.seed}/{self.iteration}", self._context, self.clock
-        )
+        with self.policies.use("old") if self.needs.old else nullcontext():
+            batch = collect(
+                self.editor,
+                tasks,
+                self.recipe.rollout,
+                self.recipe.rollout.window_of(self.iteration),
+                f"{loop.seed}/{self.iteration}",
+                self._context,
+                self.clock,
+            )
         with clock.part("reward"):
-            scores = self.roles.reward.score(batch.edits)
+            scores = self.reward.score(batch.edits)
             values = _overall(scores)
             if self.noise is None:
                 order = list(range(len(values)))[::-1]
-                again = _overall(self.roles.reward.score([batch.edits[i] for i in order]))
+                again = _overall(self.reward.score([batch.edits[i] for i in order]))
                 self.noise = repeat_noise(values, again[torch.tensor(order)])
         self._count_failures(scores)
         groups = [edit.group for edit in batch.edits]
-        signal = advantages(values, groups, self.recipe.advantage, self.noise)
+        parts = self.parts.values(scores) if self.parts else None
+        signal = advantages(values, groups, self.recipe.advantage, self.noise, parts)
         with clock.part("update"):
             numbers = self.updater.update(batch, signal, self.iteration, self._fraction())
+            if self.needs.old:
+                self.policies.follow("old", self.needs.old(self.updater.updates))
         finite = values[torch.isfinite(values)]
         entry = {
             "kind": "train",
             "reward": float(finite.mean()) if len(finite) else math.nan,
             "deviation": signal.deviation,
             "statuses": dict(Counter(score.status for score in scores)),
+            "unscored": self.unscored.add(scores, groups),
             "dropped_groups": signal.dropped_groups,
+            "filtered_groups": signal.filtered_groups,
             "repeat_noise": self.noise,
             **numbers,
         }
@@ -252,6 +272,7 @@ class Trainer:
             "seconds": self.seconds,
             "noise": self.noise,
             "failures": list(self.failures),
+            "unscored": list(self.unscored.state),
             "skipped": self.updater.skipped,
             "optimizers": optimizers,
             "random": random_values,
@@ -274,16 +295,23 @@ class Trainer:
         self.iteration, self.seconds, self.noise = found.step, found.state["seconds"], found.state["noise"]
         self.updater.updates, self.updater.skipped = found.state["updates"], found.state["skipped"]
         self.failures.extend(found.state["failures"])
+        self.unscored = Unscored(found.state.get("unscored", ()))
         return True
 
     def _context(self) -> AbstractContextManager[Any]:
         return autocast(self.accelerator.device, self.recipe.loop.autocast)
 
 
-def load_algorithm(settings: dict[str, Any]) -> Algorithm:
-    """The algorithm that a recipe names, with its settings."""
-    module, _, name = ALGORITHMS[settings["name"]].partition(":")
-    return read_config(getattr(import_module(module), name), settings, "algorithm")
+def load_algorithm(recipe: Recipe) -> Algorithm:
+    """The algorithm that a recipe names, with its settings; refused where the rollout cannot give what it needs."""
+    name = recipe.algorithm["name"]
+    module, _, kind = ALGORITHMS[name].partition(":")
+    algorithm: Algorithm = read_config(getattr(import_module(module), kind), recipe.algorithm, "algorithm")
+    if algorithm.needs.trajectory and not recipe.rollout.window:
+        raise ConfigError(
+            f"rollout.window: {name} learns from the noisy steps of sampling, and there are none with 0; set 1 or more"
+        )
+    return algorithm
 
 
 def train(
@@ -291,7 +319,7 @@ def train(
 ) -> Result:
     """Everything that `recipe` says, into `folder`."""
     check_roles(recipe.roles)
-    load_algorithm(recipe.algorithm)
+    load_algorithm(recipe)
     accelerator = Accelerator(mixed_precision="no")  # autocast is ours: rollout and replay must compute alike
     if accelerator.num_processes > 1:
         raise ConfigError("reward training runs in one process; start it without a launcher")
@@ -302,7 +330,7 @@ def train(
 
 
 def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
-    """The entry of `mmreward train` for `task: grpo`."""
+    """The entry of `mmreward train` for `task: reward` (and `task: grpo`, its older name)."""
     train(read_config(Recipe, recipe), folder, resume)
 
 

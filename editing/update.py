@@ -1,9 +1,9 @@
-"""The updates of one iteration: replay the trajectories under the present weights, take the algorithm's loss, step.
+"""The updates of one iteration: make the algorithm's examples under the present weights, take its loss, step.
 
 Gradients do not depend on the size of the micro-batches: the loss of an update is one weighted mean over its samples
-and the steps of the window, whatever pieces it is computed in. The first update of a run must be on-policy: the
-replay has to find the log-probabilities of the rollout, or something (precision, dropout, another batch size) differs
-between them.
+and the examples of each (`editing.examples`), whatever pieces it is computed in. The first update of a run must be
+on-policy: a replay has to find the log-probabilities of the rollout, or something (precision, dropout, another batch
+size) differs between them.
 """
 
 __all__ = ["Updater"]
@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editing.advantage import Advantages
-from editing.algorithms.algorithm import Algorithm, Step
+from editing.algorithms.algorithm import Algorithm
 from editing.collect import Batch
 from editing.editors.editor import Editor
+from editing.examples import examples
 from editing.recipe import RewardLoop
-from editing.rollout import replay
 from editing.weights import Policies
 from mmreward.training import TrainingError
 from mmreward.training.loop import autocast
@@ -47,11 +47,12 @@ class Updater:
     ) -> None:
         self.editor, self.policies, self.algorithm, self.loop, self.ema = editor, policies, algorithm, loop, ema
         self.accelerator = accelerator
+        self.examples = examples(editor, policies, algorithm.needs, self._context, loop.seed)
         self.optimizers = Optimizers(default_groups(editor.module, loop), loop)
         self.updates, self.skipped = 0, 0
 
     def update(self, batch: Batch, signal: Advantages, iteration: int, fraction: float) -> dict[str, float]:
-        """`loop.updates` optimiser steps, each on its share of the samples and all steps of the window.
+        """`loop.updates` optimiser steps, each on its share of the samples and all examples of each.
 
         `fraction` says how much of the run is done (for the learning rate); returns means over what was trained on.
         """
@@ -61,14 +62,15 @@ class Updater:
         sums: dict[str, float] = defaultdict(float)
         weight_total, norms = 0.0, []
         for rows in shuffled.chunk(loop.updates):
-            steps = len(batch.trajectory.window)
-            weight = float(signal.weights[rows].sum()) * steps
+            count = self.examples.count(batch)
+            weight = float(signal.weights[rows].sum()) * count
             if weight == 0:
                 continue
             total = 0.0
+            self.examples.begin_update()
             for part in rows.split(loop.micro_batch):
-                for index in range(steps):
-                    loss = self.algorithm.loss(self._replayed(batch, signal, part, index))
+                for index in range(count):
+                    loss = self.algorithm.loss(self.examples.example(batch, signal, part, index, iteration))
                     self.accelerator.backward(loss.total / weight)
                     total += float(loss.total.detach())
                     for name, value in loss.parts.items():
@@ -83,25 +85,6 @@ class Updater:
                 self.policies.follow("ema", min(self.ema, (1 + self.updates) / (10 + self.updates)))
         numbers = {name: value / weight_total for name, value in sums.items()} if weight_total else {}
         return {**numbers, "grad_norm": sum(norms) / len(norms) if norms else math.nan, "skipped": self.skipped}
-
-    def _replayed(self, batch: Batch, signal: Advantages, rows: torch.Tensor, index: int) -> Step:
-        trajectory, condition = batch.trajectory.select(rows), batch.condition.select(rows)
-        device = trajectory.latents.device
-        reference = None
-        if self.algorithm.needs.reference:
-            with self.policies.use("start"), torch.no_grad(), self._context():
-                reference = replay(self.editor, condition, trajectory, index).mean
-        with self._context():
-            moved = replay(self.editor, condition, trajectory, index)
-        return Step(
-            logp=moved.logp,
-            old_logp=trajectory.logp[index],
-            mean=moved.mean,
-            std=moved.std,
-            reference_mean=reference,
-            advantages=signal.values[rows].to(device),
-            weights=signal.weights[rows].to(device),
-        )
 
     @contextmanager
     def _context(self) -> Iterator[None]:

@@ -23,6 +23,12 @@ LOADERS: dict[str, str] = {
     "target": "mmreward.rewards.target:load",
     "clip": "mmreward.rewards.clip:load",
     "vlm": "mmreward.rewards.vlm:load",
+    "openai": "mmreward.rewards.openai:load",
+    "editscore": "mmreward.rewards.editscore:load",
+    "editreward": "mmreward.rewards.editreward:load",
+    "hpsv3": "mmreward.rewards.hpsv3:load",
+    "pickscore": "mmreward.rewards.pickscore:load",
+    "published": "mmreward.rewards.published:load",
 }
 """Name -> `module:function`, imported when it is asked for. The function is
 `load(model: str, **options: str) -> Reward`, and answers an option that it does not know with `unknown`."""
@@ -68,7 +74,9 @@ def unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
 
 
 def _from_text(spec: str) -> Reward:
-    if spec.endswith((".yaml", ".yml")):
+    head, _, query = spec.partition("?")
+    name, _, model = head.partition(":")
+    if spec.endswith((".yaml", ".yml")) and name not in LOADERS:  # not the question file of "vlm:tiny?question=my.yaml"
         from mmreward.combine import from_yaml
 
         return from_yaml(Path(spec))
@@ -76,8 +84,6 @@ def _from_text(spec: str) -> Reward:
         from mmreward.combine import from_yaml
 
         return from_yaml(RECIPES[spec])
-    head, _, query = spec.partition("?")
-    name, _, model = head.partition(":")
     if name not in LOADERS:
         raise unknown("reward", name, [*LOADERS, *RECIPES])
     options = _options(query, spec)

@@ -46,13 +46,13 @@ def app(
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for loading weights says nothing here
-    from app.commands.score import _mapping
+    from app.field_map import field_map
     from app.web.page import Page, examples_of
     from app.web.rewards import DEFAULT_REWARDS, PageRewards
     from mmreward.assets import example_edits
     from mmreward.batch import read_rows
 
-    rows = read_rows(input or example_edits(), _mapping(map or []))
+    rows = read_rows(input or example_edits(), field_map(map or []))
     edits = [row.edit() for row in rows if row.error is None]
     if not edits:
         raise ValueError(f"{rows.where} holds no row with an instruction, a source and an edited image")

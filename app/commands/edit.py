@@ -129,13 +129,13 @@ def _of_world(
 
 
 def _of_file(path: Path, pairs: list[str]) -> tuple[int, Iterator["Task | Broken"]]:
-    from app.commands.score import _mapping
+    from app.field_map import field_map
     from editing.data import Task
     from editing.produce import Broken
     from mmreward.batch import read_rows
     from mmreward.edit import ImageError, open_image
 
-    rows = read_rows(path, _mapping(pairs), needs=("instruction", "source"))
+    rows = read_rows(path, field_map(pairs), needs=("instruction", "source"))
 
     def each() -> Iterator["Task | Broken"]:
         for row in rows:

@@ -2,15 +2,15 @@
 
 __all__ = ["score"]
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmreward.batch import Rows, Scored, check_output, read_rows, score_rows, write_rows
-from mmreward.reward import Reward, load_reward
+from mmreward.batch import check_output, read_rows, score_rows, write_rows
+from mmreward.reward import load_reward
 
 
 def score(
@@ -44,50 +44,19 @@ def score(
         mmreward score edits.jsonl --reward pixels --out scores.parquet
         mmreward score triplets.jsonl --map edited=target --reward pixels --out scores.jsonl
     """
+    from app.field_map import field_map
+    from app.progress import tracked
     from app.score_table import show
     from mmreward.assets import example_edits
 
     out = check_output(out, overwrite) if out else None
-    rows = read_rows(input or example_edits(), _mapping(map or []))
+    rows = read_rows(input or example_edits(), field_map(map or []))
     messages = Console(stderr=True)
     with messages.status(f"loading {reward}"):
         loaded = load_reward(reward)
-    scored = _with_progress(rows, loaded, batch_size, messages)
+    scored = list(tracked(partial(score_rows, rows, loaded, batch_size), rows.total, loaded.name, messages))
     if out:
         write_rows(out, scored, reward, loaded.dims)
     failed = show(scored, loaded, rows, out)
     if failed:
         raise typer.Exit(1)
-
-
-def _with_progress(rows: Rows, reward: Reward, batch_size: int, console: Console) -> list[Scored]:
-    columns = (
-        TextColumn("scoring with {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(reward.name, total=rows.total)
-        scored: list[Scored] = []
-        try:
-            for one in score_rows(rows, reward, batch_size):
-                scored.append(one)
-                progress.advance(task)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped after {len(scored)} of {rows.total} rows; nothing was written") from None
-    return scored
-
-
-def _mapping(pairs: list[str]) -> dict[str, str]:
-    mapping: dict[str, str] = {}
-    for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not (field and equals and column):
-            raise ValueError(f"--map is written FIELD=COLUMN, for example --map edited=target; got {pair!r}")
-        if field in mapping:
-            raise ValueError(f"--map names the field {field!r} twice")
-        mapping[field] = column
-    return mapping

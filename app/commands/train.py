@@ -21,7 +21,9 @@ TASKS: dict[str, str] = {
     "clip": "mmreward.fit.clip:run",
     "vae": "editing.fit.vae:run",
     "editor": "editing.fit.editor:run",
+    "ip2p": "editing.fit.ip2p:run",
     "grpo": "editing.trainer:run",
+    "reward": "editing.trainer:run",
 }
 """Task -> `module:function`; the function is `run(recipe: dict, folder: Path, resume: bool) -> None`."""
 

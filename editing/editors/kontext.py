@@ -58,6 +58,7 @@ class KontextEditor(PipelineEditor):
     ) -> None:
         super().__init__(pipeline, name, max_area, steps, **others)
         self.guidance, self.max_tokens = guidance, max_tokens
+        pipeline.vae.to(memory_format=torch.channels_last)  # convolutions on a CPU: several times as fast
 
     def _settings(self) -> dict[str, Any]:
         return {"guidance": self.guidance, "max_tokens": self.max_tokens}

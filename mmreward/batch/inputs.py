@@ -1,12 +1,15 @@
-"""Reading edits: JSONL, CSV, Parquet, a Hugging Face imagefolder, or a folder with one folder per edit.
+"""Reading edits: JSONL, CSV, Parquet, a dataset folder of Hugging Face, or a folder with one folder per edit.
 
 - `edits.jsonl`, `.csv`, `.parquet`: one row an edit, columns named as the fields of `Edit` or mapped to them. Image
   columns hold paths, relative to the file, or (Parquet) bytes or Hugging Face's {bytes, path}.
 - imagefolder: a folder with `metadata.jsonl`, `.csv` or `.parquet`, where the column `source_file_name` names the file
   of the column `source`, and `file_name` that of the column `image`
   (https://huggingface.co/docs/datasets/image_dataset).
+- a dataset folder: Parquet shards, or what `save_to_disk` writes (`mmreward.batch.shards`); a pattern such as
+  `FOLDER/data/train-*.parquet` names several files of one table.
 - `<id>/` folders: each with `instruction.txt`, `source.*` and edited images of any other name (one row each);
-  `mask.*`, `reference.*`, `criteria.txt`, `source_caption.txt` and `target_caption.txt` where there are any.
+  `mask.*`, `reference.*`, `criteria.txt`, `source_caption.txt` and `target_caption.txt` where there are any. Where no
+  edited image is asked for there is one row a folder, and `target.*` serves as the reference too.
 - a folder with `edits.jsonl`, `edits.csv` or `edits.parquet`: that file.
 
 Files are read row by row, twice: for their columns and their number, then for the rows.
@@ -17,11 +20,13 @@ __all__ = ["read_rows"]
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmreward.batch.rows import FIELDS, Row, Rows, make_row
+from mmreward.batch.shards import arrow, find_shards, matching
 from mmreward.reward import unknown
 
 Records = Callable[[Path], Iterator[dict[str, Any] | str]]
@@ -35,52 +40,68 @@ def read_rows(
     path: str | Path,
     mapping: Mapping[str, str] | None = None,
     needs: Sequence[str] = ("instruction", "source", "edited"),
+    instead: Mapping[str, str] | None = None,
 ) -> Rows:
     """The rows of a file or folder. `mapping` names the columns of fields that are called otherwise, for example
-    {"edited": "target"}. Raises ValueError or OSError where no row could be right: no such file, a missing column.
+    {"edited": "target"}; `instead` does so for columns that are there, where the field has none of its own. Raises
+    ValueError or OSError where no row could be right: no such file, a missing column.
     """
     path = Path(path)
     for name in mapping or {}:
         if name not in FIELDS:
             raise unknown("field of an edit", name, FIELDS)
+    read = _Reading(mapping or {}, needs, instead or {})
     if path.is_dir():
-        return _folder(path, mapping or {}, needs)
+        return _folder(path, read)
+    if files := matching(path):
+        return _table(path, files, read)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
-    return _file(path, mapping or {}, needs)
+    return _file(path, read)
 
 
-def _folder(path: Path, mapping: Mapping[str, str], needs: Sequence[str]) -> Rows:
+@dataclass(frozen=True)
+class _Reading:
+    """How columns become fields."""
+
+    mapping: Mapping[str, str]
+    needs: Sequence[str]
+    instead: Mapping[str, str]
+
+
+def _folder(path: Path, read: _Reading) -> Rows:
     for stem in ("metadata", "edits"):
         for suffix in _READERS:
             if (path / (stem + suffix)).is_file():
-                return _file(path / (stem + suffix), mapping, needs, images=stem == "metadata")
+                return _file(path / (stem + suffix), read, images=stem == "metadata")
+    if shards := find_shards(path):
+        return _table(path, shards, read)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_edit(folder))
     if not folders:
         raise ValueError(
             f"the folder {str(path)!r} holds no edits: neither metadata.jsonl (or .csv, .parquet), nor edits.jsonl (or "
-            ".csv, .parquet), nor folders with instruction.txt and source.png"
+            ".csv, .parquet), nor Parquet or Arrow files of a data set, nor folders with instruction.txt and source.png"
         )
-    if mapping:
+    if read.mapping:
         raise ValueError("a mapping of columns is for files with columns; a folder of edits has none")
-    return Rows(
-        path, sum(len(_edited(folder)) or 1 for folder in folders), needs_columns(needs), partial(_each, folders)
-    )
+    iterate = partial(_each, folders, "edited" in read.needs)
+    return Rows(path, sum(1 for _ in iterate()), ("id", *read.needs), iterate)
 
 
-def needs_columns(needs: Sequence[str]) -> tuple[str, ...]:
-    return ("id", *needs)
-
-
-def _file(path: Path, mapping: Mapping[str, str], needs: Sequence[str], images: bool = False) -> Rows:
+def _file(path: Path, read: _Reading, images: bool = False) -> Rows:
     if path.suffix.lower() not in _READERS:
         raise ValueError(
             f"{path}: edits are read from {', '.join(_READERS)} or a folder, not from {path.suffix or 'this'!r}"
         )
-    reader = _READERS[path.suffix.lower()]
+    return _table(path, [path], read, images)
+
+
+def _table(path: Path, files: Sequence[Path], read: _Reading, images: bool = False) -> Rows:
+    """The rows of one table in `files`, which `path` names; paths in it are relative to the files."""
+    reader = {**_READERS, ".arrow": arrow}[files[0].suffix.lower()]
     names: dict[str, None] = {}
     total, broken = 0, []
-    for record in reader(path):
+    for record in (record for file in files for record in reader(file)):
         total += 1
         if isinstance(record, str):
             broken.append(record)
@@ -90,26 +111,29 @@ def _file(path: Path, mapping: Mapping[str, str], needs: Sequence[str], images: 
         raise ValueError(f"{path} is empty: it holds no row")
     if len(broken) == total:
         raise ValueError(f"{path} cannot be read: {broken[0]}")
-    columns = _columns(path, tuple(names), mapping, needs)
+    columns = _columns(path, tuple(names), read)
 
     def iterate() -> Iterator[Row]:
-        for number, record in enumerate(reader(path)):
+        for number, record in enumerate(record for file in files for record in reader(file)):
             place = f"{path.name} row {number + 1}"
             if isinstance(record, str):
                 yield Row(str(number), error=f"{path.name} {record}")
             else:
-                yield make_row(_renamed(record) if images else record, place, number, path.parent, columns, needs)
+                named = _renamed(record) if images else record
+                yield make_row(named, place, number, files[0].parent, columns, read.needs)
 
     return Rows(path, total, tuple(names), iterate)
 
 
-def _columns(path: Path, names: Sequence[str], mapping: Mapping[str, str], needs: Sequence[str]) -> dict[str, str]:
+def _columns(path: Path, names: Sequence[str], read: _Reading) -> dict[str, str]:
     """Field -> column, checked."""
-    for field, column in mapping.items():
+    for field, column in read.mapping.items():
         if column not in names:
             raise ValueError(f"--map {field}={column}: {path.name}: {unknown('column', column, names)}")
+    stand_in = {field: column for field, column in read.instead.items() if field not in names and column in names}
+    mapping = {**stand_in, **read.mapping}
     columns = {field: mapping.get(field, field) for field in FIELDS if mapping.get(field, field) in names}
-    missing = [field for field in needs if field not in columns]
+    missing = [field for field in read.needs if field not in columns]
     if missing:
         raise ValueError(
             f"{path.name} has no column {' and no column '.join(map(repr, missing))}; it has: {', '.join(names)}. "
@@ -178,7 +202,7 @@ def _edited(folder: Path) -> list[Path]:
     return [file for file in _images(folder) if file.stem not in ("source", "mask", "reference")]
 
 
-def _each(folders: Sequence[Path]) -> Iterator[Row]:
+def _each(folders: Sequence[Path], needs_edited: bool) -> Iterator[Row]:
     for folder in folders:
         files = {name: folder / f"{name}.txt" for name in _TEXT_FILES}
         try:
@@ -190,6 +214,10 @@ def _each(folders: Sequence[Path]) -> Iterator[Row]:
             yield Row(folder.name, error=f"{folder / 'instruction.txt'} not found")
             continue
         images = {name: file for name in ("source", "mask", "reference") if (file := _find(folder, name))}
+        if not needs_edited:
+            target = images.get("reference") or _find(folder, "target")
+            yield Row(folder.name, texts, images | ({"reference": target} if target else {}))
+            continue
         edited = _edited(folder)
         if not edited:
             yield Row(folder.name, error=f"no edited image in {folder}")

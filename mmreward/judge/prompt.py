@@ -34,10 +34,13 @@ Piece = Fixed | Given | Image.Image
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Pieces, and the prompts that go on from them; without branches it ends in an answer."""
+    """Pieces, and the prompts that go on from them; without branches it ends in an answer, which begins with the text
+    `answer` (put behind what the chat template opens the answer with).
+    """
 
     pieces: tuple[Piece, ...]
     branches: tuple[Prompt, ...] = ()
+    answer: str = ""
 
     @property
     def leaves(self) -> int:
@@ -51,3 +54,10 @@ class Prompt:
             yield pieces
         for branch in self.branches:
             yield from branch.paths(pieces)
+
+    def beginnings(self) -> Iterator[str]:
+        """What the answer of each path begins with, in the order of `paths`."""
+        if not self.branches:
+            yield self.answer
+        for branch in self.branches:
+            yield from branch.beginnings()

@@ -179,9 +179,7 @@ def _download(repository: str) -> Path:
         ) from None
 
 
-def _ready(
-    name: str, module: Any, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]
-) -> ClipModel:
+def _ready(name: str, module: Any, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]) -> ClipModel:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     module.eval().requires_grad_(False)

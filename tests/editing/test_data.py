@@ -46,13 +46,40 @@ def test_a_file_is_dealt_whole_and_in_a_new_order_each_time_around(rows):
 def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
     with pytest.raises(ValueError, match="instruction"):
         load_tasks(TaskConfig(file=rows))
-    (tmp_path / "2.png").unlink()
-    tasks = load_tasks(TaskConfig(file=rows, map={"instruction": "text"}))
-    with pytest.raises(ConfigError, match="row r2: .*2.png.* not found"):
+    config = TaskConfig(file=rows, map={"instruction": "text"})
+    (tmp_path / "2.png").write_bytes(b"no image")
+    tasks = load_tasks(config)
+    with pytest.raises(ConfigError, match="rows.jsonl: row r2: .*2.png.* is not an image"):
         [tasks.task(index) for index in range(4)]
-    rows.write_text(rows.read_text() + '{"id": "r4", "text": "x"}\n')
-    with pytest.raises(ConfigError, match="1 of 5 rows cannot be read"):
-        load_tasks(TaskConfig(file=rows, map={"instruction": "text"}))
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(ConfigError, match="rows.jsonl: 1 of 4 rows cannot be used; the first is row r2: .*2.png' not"):
+        load_tasks(config)
+    lines = rows.read_text()
+    for line, message in (
+        ('{"id": "r4", "text": "x"}', "source image missing"),
+        ('{"id": "r4", "text": " ", "source": "1.png"}', "the instruction is empty"),
+        ('{"id": "r4", "text": "x", "source": "1.png", "reference": "9.png"}', "reference image .*9.png' not found"),
+    ):
+        rows.write_text("".join(part for part in lines.splitlines(True) if "2.png" not in part) + line + "\n")
+        with pytest.raises(ConfigError, match=f"1 of 4 rows cannot be used; the first is row r4: .*{message}"):
+            load_tasks(config)
+
+
+def test_the_column_target_is_the_known_good_result(rows):
+    rows.write_text(rows.read_text().replace('"reference"', '"target"'))
+    task = load_tasks(TaskConfig(file=rows, map={"instruction": "text"})).task(0)
+    assert task.edit(task.source, with_target=True).image("reference").getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_folders_of_triplets(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "instruction.txt").write_text("make it red")
+        for file in ("source", "target"):
+            Image.new("RGB", (8, 8), "red").save(tmp_path / name / f"{file}.png")
+    tasks = load_tasks(TaskConfig(file=tmp_path))
+    assert sorted(tasks.task(index).id for index in range(2)) == ["a", "b"]
+    assert tasks.task(0).edit(tasks.task(0).source, with_target=True).has("reference")
 
 
 def test_evaluation_noise_is_paired(random_editor):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from mmreward.judge.backends.adapter import find_adapter, is_adapter
 
 __all__ = ["ModelSource", "find_model"]
 
@@ -22,12 +24,15 @@ _WHOLE_HASH = 1 << 30
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model to load: `path` a local folder or a hub id; `revision` asked for at the hub; `card` its mmreward.json."""
+    """A model to load: `path` a local folder or a hub id; `revision` asked for at the hub; `card` its mmreward.json;
+    `adapter` the folder of a LoRA adapter that is to be merged into it.
+    """
 
     path: str
     is_folder: bool
     revision: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
 
     def fingerprint(self) -> str:
         """Which weights a folder holds: SHA-256 of the weight files, of their headers and sizes above a gigabyte."""
@@ -43,16 +48,21 @@ class ModelSource:
         return ("sha256:" if whole else "sha256-headers:") + digest.hexdigest()
 
 
-def find_model(name: str, revision: str | None = None) -> ModelSource:
-    """The model that `name` means: "tiny", a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct.
+def find_model(name: str, revision: str | None = None, base: str | None = None) -> ModelSource:
+    """The model that `name` means: "tiny", a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct. Where the folder
+    holds a LoRA adapter, the model is `base`, or the one that the adapter names.
 
     Raises ValueError where a folder is missing, incomplete or has pickle weights only.
     """
-    if name == "tiny":
+    if name == "tiny" and base is None:
         from mmreward.assets import model_folder
 
         return _folder(model_folder("tiny-judge"), revision)
     path = Path(name).expanduser()
+    if path.is_dir() and is_adapter(path):
+        return _adapted(path, revision, base)
+    if base is not None:
+        raise ValueError(f"option base is for LoRA adapters; {name} is none")
     if path.is_dir():
         return _folder(path, revision)
     if path.exists():
@@ -60,6 +70,19 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"no folder {name!r}; give a folder, a hub id such as Qwen/Qwen2.5-VL-7B-Instruct, or tiny")
     return ModelSource(name, False, revision)
+
+
+def _adapted(path: Path, revision: str | None, base: str | None) -> ModelSource:
+    adapter = find_adapter(path)
+    name = base or adapter.base
+    if not name:
+        raise ValueError(f"the adapter {path} does not say for which model it is; give the option base")
+    try:
+        model = find_model(name, revision)
+    except ValueError as error:
+        raise ValueError(f"the base model of the adapter {path}: {error}; give another by the option base") from None
+    card = path / "mmreward.json"
+    return replace(model, adapter=adapter.path, card=_json(card) if card.is_file() else {})
 
 
 def _folder(path: Path, revision: str | None) -> ModelSource:

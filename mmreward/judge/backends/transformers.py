@@ -1,46 +1,62 @@
 """Backend "transformers": a judge in this process, any model that `AutoModelForImageTextToText` knows.
 
-What candidates and questions share is computed once where the model takes it: Qwen2.5-VL gets a whole prompt tree in
-one sequence with a 4-D mask and explicit positions (`packed`); any other model gets each path as a padded row
-(`plain`). Both give the answers of asking each path alone, up to rounding.
+What candidates and questions share is computed once where the model's family is known (see `families`), in one of
+three layouts, which give the answers of asking each path alone, up to rounding:
 
-Text of others is tokenised with special tokens split, so that an instruction such as "<|im_end|>" is data. Weights are
+- `packed`: a whole prompt tree in one sequence, where the model takes a 4-D mask;
+- `cached`: level by level with a cache of what is above, otherwise;
+- `plain`: each path a padded row, for models that are not known. The log says so.
+
+Text of others is tokenised without control tokens, so that an instruction such as "<|im_end|>" is data. Weights are
 read in the dtype that is asked for (float32 on a CPU, bfloat16 on a GPU), whatever dtype they are stored in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmreward.judge.backends.adapter import find_adapter, merge
+from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.folder import ModelSource
-from mmreward.judge.backends.packed import PackedQwen
+from mmreward.judge.backends.pixels import limit_pixels, shown_pixels
 from mmreward.judge.backends.plain import PlainRows
+from mmreward.judge.backends.shared import SharedTrees
+from mmreward.judge.backends.tree import images_of
 from mmreward.judge.labels import Answer, LabelIds, find_labels
 from mmreward.judge.prompt import Prompt
 
-__all__ = ["DTYPES", "TransformersBackend"]
+__all__ = ["DTYPES", "LAYOUTS", "TransformersBackend"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYOUTS = ("packed", "cached", "plain")
+_WAVE_PIXELS, _WAVE_PROMPTS = 32 << 20, 64
+
+_log = logging.getLogger(__name__)
 
 
 class TransformersBackend:
-    """`probabilities(prompts, labels)` and `generate(prompts)` of one loaded model. `describe` goes into provenance."""
+    """A `Backend` of one loaded model."""
 
-    def __init__(self, model: Any, processor: Any, *, tokens: int = 8192, packed: bool = True) -> None:
-        """`tokens`: about how many go through the model at once. `packed` False asks each path alone, the slow way."""
+    def __init__(self, model: Any, processor: Any, *, tokens: int = 8192, layout: str | None = None) -> None:
+        """`tokens`: about how many go through the model at once. `layout`: "packed", "cached" or "plain"; without it
+        the first that the model takes. Raises ValueError where it does not take the one that is asked for.
+        """
         self.model, self.processor = model.eval(), processor
         self._labels: dict[tuple[str, ...], LabelIds] = {}
-        self._plain = PlainRows(model, processor, tokens)
-        self._packed = PackedQwen(model, processor, tokens) if packed and PackedQwen.fits(model, processor) else None
+        self.shared = None if layout == "plain" else _shared(model, processor, tokens, layout)
+        self._way = self.shared or PlainRows(model, processor, tokens)
         self.describe: dict[str, Any] = {
             "backend": "transformers",
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
-            "layout": "packed" if self._packed else "plain",
-            "pixels": _pixel_budget(processor),
+            "layout": self.shared.layout if self.shared else "plain",
+            "given_text": "special tokens split",
+            **shown_pixels(processor),
         }
 
     @classmethod
@@ -48,17 +64,24 @@ class TransformersBackend:
         cls,
         source: ModelSource,
         *,
+        adapter: str | Path | None = None,
         device: str | None = None,
         dtype: str | None = None,
         pixels: int | None = None,
+        min_pixels: int | None = None,
         tokens: int = 8192,
+        layout: str | None = None,
     ) -> TransformersBackend:
-        """Open a model. Raises ValueError for what cannot be loaded, with the reason."""
+        """Open a model, with a LoRA adapter merged into it where one is given (or is the source itself). `pixels` and
+        `min_pixels`: most and least pixels of an image. Raises ValueError for what cannot be loaded, with the reason.
+        """
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
+        from transformers.utils import logging as bars
 
         if source.is_folder:
-            logging.disable_progress_bar()  # bars are for downloads
+            bars.disable_progress_bar()  # they are for downloads
+        chosen = adapter or source.adapter
+        found = find_adapter(chosen) if chosen else None
         place = _device(device)
         kind = DTYPES[dtype] if dtype else torch.float32 if place.type == "cpu" else torch.bfloat16
         common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": source.is_folder}
@@ -73,18 +96,23 @@ class TransformersBackend:
             raise ValueError(f"the judge {source.path!r} cannot be loaded: {_first_line(error)}") from error
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise ValueError(f"{source.path!r} has no processor for images and text; it is not a vision-language model")
-        if report["missing_keys"] or report["mismatched_keys"]:
-            wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-            raise ValueError(f"weights of {source.path!r} are missing or of another shape: {', '.join(wrong[:5])} …")
-        if pixels is not None:
-            _limit_pixels(processor, pixels)
-        backend = cls(model.to(place), processor, tokens=tokens)
+        _check_weights(source.path, report)
+        limit_pixels(processor, pixels, min_pixels)
         commit = getattr(model.config, "_commit_hash", None)
+        if found:
+            model = merge(model, found)
+        backend = cls(model.to(place), processor, tokens=tokens, layout=layout)
         backend.describe |= {"revision": source.fingerprint() if source.is_folder else commit}
+        if found:
+            backend.describe |= {"adapter": found.fingerprint()}
         return backend
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raises ValueError where a label is no single token, or two are the same."""
+        self.label_ids(labels)
+
     def label_ids(self, labels: Sequence[str]) -> LabelIds:
-        """The tokens of labels, found once. Raises ValueError where one is no single token."""
+        """The tokens of labels, found once. Raises ValueError as `check_labels` does."""
         key = tuple(labels)
         if key not in self._labels:
             self._labels[key] = find_labels(self.processor.tokenizer, key)
@@ -94,13 +122,53 @@ class TransformersBackend:
     def probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[Answer]]:
         """For each prompt the answers of its leaves, in order."""
         ids = self.label_ids(labels)
-        way = self._packed or self._plain
-        return way.probabilities(prompts, ids)
+        return [row for wave in _waves(prompts) for row in self._way.probabilities(wave, ids)]
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int = 256) -> list[list[str]]:
-        """For each prompt the text that the model writes at its leaves, greedily."""
-        return [self._plain.generate(list(prompt.paths()), max_new_tokens) for prompt in prompts]
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[list[Text]]]:
+        """For each prompt, for each leaf, what the model writes in each pass. Only the temperature and the nucleus of
+        `sampling` count: penalties that a model's folder suggests do not. A schema is ignored.
+        """
+        return [row for wave in _waves(prompts) for row in self._way.write(wave, sampling)]
+
+
+def _shared(model: Any, processor: Any, tokens: int, layout: str | None) -> SharedTrees | None:
+    """How prompts of this model share what they share; None, after saying so, where they cannot."""
+    if layout is not None and layout not in LAYOUTS:
+        from mmreward.reward import unknown
+
+        raise unknown("layout", layout, LAYOUTS)
+    try:
+        return SharedTrees(model, processor, tokens, layout)
+    except ValueError as error:
+        if layout is not None:
+            raise
+        _log.warning("each question is asked alone, which is slower (layout plain): %s", error)
+        return None
+
+
+def _waves(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+    """Prompts in parts, so that not all images and features are in memory at once."""
+    wave: list[Prompt] = []
+    pixels = 0
+    for prompt in prompts:
+        own = sum(image.width * image.height for image in {id(i): i for i in images_of(prompt)}.values())
+        if wave and (pixels + own > _WAVE_PIXELS or len(wave) >= _WAVE_PROMPTS):
+            yield wave
+            wave, pixels = [], 0
+        wave.append(prompt)
+        pixels += own
+    if wave:
+        yield wave
+
+
+def _check_weights(path: str, report: dict[str, Any]) -> None:
+    wrong = {
+        what: sorted(map(str, report.get(f"{what}_keys") or ())) for what in ("missing", "mismatched", "unexpected")
+    }
+    problems = [f"{what}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}" for what, keys in wrong.items() if keys]
+    if problems:
+        raise ValueError(f"the weights of {path!r} are not those of its model; {'; '.join(problems)}")
 
 
 def _device(asked: str | None) -> torch.device:
@@ -110,20 +178,6 @@ def _device(asked: str | None) -> torch.device:
         return torch.empty(0, device=asked).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {asked!r} cannot be used: {_first_line(error)}") from None
-
-
-def _pixel_budget(processor: Any) -> dict[str, int] | None:
-    size = getattr(processor.image_processor, "size", None)
-    return {key: int(value) for key, value in dict(size).items() if value is not None} if size else None
-
-
-def _limit_pixels(processor: Any, pixels: int) -> None:
-    size = _pixel_budget(processor) or {}
-    if "longest_edge" not in size or "shortest_edge" not in size:
-        raise ValueError("option pixels: the image processor of this model has no pixel budget")
-    # Processors of the Qwen family call their pixel counts "edges".
-    limited = {"shortest_edge": min(size["shortest_edge"], pixels), "longest_edge": pixels}
-    processor.image_processor.size = type(processor.image_processor.size)(**limited)
 
 
 def _first_line(error: BaseException) -> str:

@@ -66,7 +66,7 @@ def test_the_training_forward_is_the_model_s_own(parts):
     groups = [world_group(batches.world, i, 4) for i in range(3)]
     image = Image.fromarray
     prompts = [questions.prompt(g.instruction, image(g.source_image), [image(i) for i in g.images]) for g in groups]
-    told = TransformersBackend(model, processor, packed=False).probabilities(prompts, questions.labels)
+    told = TransformersBackend(model, processor, layout="plain").probabilities(prompts, questions.labels)
     answers = np.asarray([[answer.probabilities for answer in row] for row in told])
     expected = (answers / answers.sum(-1, keepdims=True)) @ np.linspace(0, 1, 6)
     assert np.ptp(expected) > 1e-3

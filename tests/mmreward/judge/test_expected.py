@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from mmreward.judge.expected import expectation, score_of
 from mmreward.judge.labels import Answer, failed
+from mmreward.judge.ways.expected import expectation, score_of
 
 SURE = Answer((0, 0, 0, 0, 0, 1.0), 1.0)
 

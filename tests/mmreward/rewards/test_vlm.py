@@ -115,7 +115,7 @@ def test_provenance_says_what_made_the_score(judge, edits):
         "shapes-1",
     )
     assert made["revision"].startswith("sha256:")
-    assert made["pixels"] == {"longest_edge": 4356, "shortest_edge": 4356}
+    assert made["pixels"] == {"min": 4356, "max": 4356}
     assert score.spread.kind == "token"
     assert 0.5 < score.raw["quality_mass"] <= 1 + 1e-6
     json.dumps(made)
@@ -123,7 +123,7 @@ def test_provenance_says_what_made_the_score(judge, edits):
 
 def test_a_pixel_budget_goes_into_provenance():
     judge = load_reward("vlm:tiny?pixels=2000")
-    assert judge._provenance["pixels"] == {"longest_edge": 2000, "shortest_edge": 2000}
+    assert judge._provenance["pixels"] == {"min": 2000, "max": 2000}
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,14 @@ def test_a_pixel_budget_goes_into_provenance():
         ("vlm", "needs a model"),
         ("vlm:tiny?dtyp=float32", "Did you mean 'dtype'"),
         ("vlm:tiny?dtype=float33", "Did you mean 'float32'"),
-        ("vlm:tiny?floor=2", "floor of 'vlm' must be a number from 0 to 1, got '2'"),
-        ("vlm:tiny?tokens=0", "tokens of 'vlm' must be a whole number"),
+        ("vlm:tiny?floor=2", "floor must be a number from 0 to 1, got '2'"),
+        ("vlm:tiny?tokens=0", "tokens must be a whole number"),
         ("vlm:tiny?question=shapes", "Did you mean 'shapes-1'"),
         ("vlm:tiny?domain=shape", "Did you mean 'shapes'"),
         ("vlm:tiny?revision=main", "revision is for hub ids"),
+        ("vlm:tiny?layout=pack", "Did you mean 'packed'"),
+        ("vlm:tiny?way=pairs", "Did you mean 'pairwise'"),
+        ("vlm:tiny?passes=3", "unknown option of 'vlm' 'passes'"),
         ("vlm:tiny?device=abacus", "device 'abacus' cannot be used"),
         ("vlm:./nowhere/at/all", "no folder"),
     ],

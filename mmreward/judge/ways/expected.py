@@ -23,13 +23,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmreward.judge.backends.backend import Backend
 from mmreward.judge.labels import Answer
+from mmreward.judge.options import take_number
+from mmreward.judge.question import QuestionSet, load_questions
+from mmreward.judge.way import Group
+from mmreward.judge.ways.answered import FLOOR, unread
 from mmreward.score import Score, Spread
 
-__all__ = ["FLOOR", "Expectation", "expectation", "score_of"]
+__all__ = ["FLOOR", "OPTIONS", "Expectation", "ExpectedScore", "expectation", "load", "score_of"]
 
-FLOOR = 0.5
-"""Least share of probability on the labels: below it the model would rather have said something else."""
+OPTIONS = ("question", "floor")
+
+_GENERAL = "edit-1"
 
 _BONUS = {"preservation": 0.4, "quality": 0.5}
 
@@ -54,19 +60,48 @@ def expectation(probabilities: Sequence[float]) -> Expectation:
     return Expectation(min(max(mean, 0.0), 1.0), math.sqrt(max(square - mean * mean, 0.0)))
 
 
+def load(options: dict[str, str], card: Mapping[str, Any]) -> ExpectedScore:
+    """Options: `question` (name of a bundled question set or path of your own; default: the one that the model's card
+    names, else edit-1), `floor` (least probability on the labels, default 0.5).
+    """
+    floor = take_number(options, "floor", FLOOR, 0, 1)
+    return ExpectedScore(load_questions(options.pop("question", "") or card.get("question", _GENERAL)), floor)
+
+
+class ExpectedScore:
+    """A question a dimension. All questions about all candidates of a source go to the backend as one prompt."""
+
+    def __init__(self, questions: QuestionSet, floor: float = FLOOR) -> None:
+        if "instruction_following" not in questions.questions:
+            raise ValueError(
+                f"question set {questions.version} does not ask for instruction_following, the base of overall"
+            )
+        self.questions, self.floor = questions, floor
+        self.version = questions.version
+        self.dims = tuple(questions.questions)
+
+    def check(self, backend: Backend) -> None:
+        self.questions.check(backend)
+
+    def score(self, groups: Sequence[Group], backend: Backend) -> list[list[Score]]:
+        prompts = [self.questions.prompt(one.instruction, one.source, one.edited, one.criteria) for one in groups]
+        told = backend.probabilities(prompts, self.questions.labels)
+        return [self._scores(found) for found in told]
+
+    def _scores(self, found: Sequence[Answer]) -> list[Score]:
+        """Scores of a group from its answers, which come candidate by candidate."""
+        each = len(self.dims)
+        own = (found[start : start + each] for start in range(0, len(found), each))
+        return [score_of(dict(zip(self.dims, one, strict=True)), self.floor, {"way": "expected"}) for one in own]
+
+
 def score_of(answers: Mapping[str, Answer], floor: float, provenance: Mapping[str, Any]) -> Score:
     """The score of one candidate from its answers by dimension, which must hold "instruction_following"."""
     found: dict[str, Expectation] = {}
     raw = {f"{name}_mass": answer.mass for name, answer in answers.items() if answer.status == "ok"}
     for name, answer in answers.items():
-        if answer.status != "ok":
-            return Score.failed(answer.status, f"{name}: {answer.error}", raw=raw, provenance=provenance)
-        if answer.mass < floor:
-            reason = (
-                f"{name}: the labels hold {answer.mass:.3g} of the probability, less than {floor:g}; the model does "
-                "not answer with a label. Ask with another question set, or lower ?floor"
-            )
-            return Score.failed("parse_error", reason, raw=raw, provenance=provenance)
+        if failure := unread(answer, floor):
+            return Score.failed(failure[0], f"{name}: {failure[1]}", raw=raw, provenance=provenance)
         found[name] = expectation(answer.probabilities)
     for name, answer in answers.items():
         raw |= {f"{name}_p{label}": value for label, value in enumerate(answer.probabilities)}

@@ -1,0 +1,145 @@
+"""What a loss is taken on, made from an iteration's samples as the algorithm declares.
+
+- `Replays`: each step of the window again, under the present weights (`Step`).
+- `Noised`: each clean sample, noised anew to some of the sampler's own levels and predicted again (`Denoise`).
+
+The new noise belongs to (seed, iteration, task, member, number of the level) alone, so that gradients depend neither on
+the micro-batch nor on the number of processes. A sample's levels are drawn without repetition, as far as there are
+enough; x = (1 - t) x0 + t noise, as everywhere in this package, whatever the editor's network was trained on.
+"""
+
+__all__ = ["Examples", "Noised", "Replays", "examples"]
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from editing.advantage import Advantages
+from editing.algorithms.algorithm import Denoise, Needs, Step
+from editing.collect import Batch
+from editing.editors.editor import Condition, Editor, seeded_noise
+from editing.rollout import replay
+from editing.weights import Policies
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+class Examples(Protocol):
+    """Examples of an iteration: `count` of each sample."""
+
+    def count(self, batch: Batch) -> int: ...
+
+    def begin_update(self) -> None:
+        """Called before the first example of each optimiser step."""
+        ...
+
+    def example(self, batch: Batch, signal: Advantages, rows: Tensor, index: int, iteration: int) -> Any:
+        """The examples number `index` of the samples `rows`, as the algorithm's loss takes them."""
+        ...
+
+
+class Replays:
+    """Steps of the trajectories."""
+
+    def __init__(self, editor: Editor, policies: Policies, needs: Needs, context: Context) -> None:
+        self.editor, self.policies, self.needs, self.context = editor, policies, needs, context
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.trajectory.window)
+
+    def begin_update(self) -> None:
+        pass
+
+    def example(self, batch: Batch, signal: Advantages, rows: Tensor, index: int, iteration: int) -> Step:
+        trajectory, condition = batch.trajectory.select(rows), batch.condition.select(rows)
+        device = trajectory.latents.device
+        reference = None
+        if self.needs.reference:
+            with self.policies.use("start"), torch.no_grad(), self.context():
+                reference = replay(self.editor, condition, trajectory, index).mean
+        with self.context():
+            moved = replay(self.editor, condition, trajectory, index)
+        step = trajectory.window[index]
+        return Step(
+            logp=moved.logp,
+            old_logp=trajectory.logp[index],
+            mean=moved.mean,
+            std=moved.std,
+            reference_mean=reference,
+            advantages=signal.values[rows].to(device),
+            weights=signal.weights[rows].to(device),
+            old_mean=trajectory.mean[index],
+            span=float(trajectory.sigmas[step] - trajectory.sigmas[step + 1]),
+        )
+
+
+class Noised:
+    """Clean samples with new noise."""
+
+    def __init__(self, editor: Editor, policies: Policies, needs: Needs, context: Context, seed: int) -> None:
+        self.editor, self.policies, self.needs, self.context = editor, policies, needs, context
+        self.seed = seed
+        self.same = False
+        """Whether the old policy is the present one, so that one prediction serves both."""
+
+    def count(self, batch: Batch) -> int:
+        return self.needs.levels
+
+    def begin_update(self) -> None:
+        self.same = self.needs.old is not None and self.policies.distance("old") == 0
+
+    def example(self, batch: Batch, signal: Advantages, rows: Tensor, index: int, iteration: int) -> Denoise:
+        condition, x0 = batch.condition.select(rows), batch.trajectory.final[rows]
+        t, noise = self._draw(batch, rows, index, iteration)
+        levels = t.view(-1, *(1,) * (x0.ndim - 1))
+        x = (1 - levels) * x0 + levels * noise
+        old = reference = None
+        if self.needs.reference:
+            reference = self._as("start", x, t, condition)
+        if self.needs.old and not self.same:
+            old = self._as("old", x, t, condition)
+        with self.context():
+            predicted = self.editor.predict(x, t, condition).x0
+        device = x.device
+        return Denoise(
+            x0=x0,
+            predicted=predicted,
+            old=predicted.detach() if self.needs.old and self.same else old,
+            reference=reference,
+            t=levels,
+            advantages=signal.values[rows].to(device),
+            weights=signal.weights[rows].to(device),
+            ranks=signal.ranks[rows].to(device),
+        )
+
+    def _as(self, policy: str, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        with self.policies.use(policy), torch.no_grad(), self.context():
+            return self.editor.predict(x, t, condition).x0
+
+    def _draw(self, batch: Batch, rows: Tensor, index: int, iteration: int) -> tuple[Tensor, Tensor]:
+        """Noise levels [B] and noise [B, tokens, channels]."""
+        final, levels = batch.trajectory.final, batch.trajectory.sigmas[:-1]
+        members = len(batch.edits) // len(batch.tasks)
+        drawn, noise = [], []
+        for row in rows.tolist():
+            name = ("noised", self.seed, iteration, batch.tasks[row // members].id, row % members)
+            order = torch.randperm(len(levels), generator=_generator(name))
+            drawn.append(levels[order[index % len(levels)]])
+            noise.append(seeded_noise(tuple(final.shape[1:]), *name, index))
+        return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)
+
+
+def examples(editor: Editor, policies: Policies, needs: Needs, context: Context, seed: int) -> Examples:
+    """Those that an algorithm needs."""
+    if needs.trajectory:
+        return Replays(editor, policies, needs, context)
+    return Noised(editor, policies, needs, context, seed)
+
+
+def _generator(names: tuple[object, ...]) -> torch.Generator:
+    digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -1,0 +1,67 @@
+"""Dataset folders of Hugging Face: one table in several files.
+
+- as on the Hub: Parquet files in the folder or in its `data` folder, named by their split,
+  `train-00000-of-00002.parquet` (https://huggingface.co/docs/hub/datasets-file-names-and-splits);
+- as `Dataset.save_to_disk` writes them: `data-00000-of-00001.arrow` beside `state.json`; a folder of such folders, one
+  a split, has a `dataset_dict.json`.
+
+One split is read at a time. Where a folder has several, the caller names one: the split's own folder, or a pattern such
+as `FOLDER/data/train-*.parquet`.
+"""
+
+__all__ = ["arrow", "find_shards", "matching"]
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_PLACES = ("", "data")
+
+
+def find_shards(folder: Path) -> list[Path] | None:
+    """The files of the table in `folder`, in order; None where it is no dataset folder."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(place.name for place in folder.iterdir() if (place / "state.json").is_file())
+        if len(splits) != 1:
+            raise ValueError(_several(folder, splits, f"the folder of one, {folder / (splits or ['train'])[0]}"))
+        folder = folder / splits[0]
+    if (folder / "state.json").is_file():
+        files = sorted(folder.glob("*.arrow"))
+        if not files:
+            raise ValueError(f"{folder} has a state.json but no .arrow file; was it copied whole?")
+        return files
+    for place in _PLACES:
+        if files := sorted((folder / place).glob("*.parquet")):
+            splits = sorted({file.stem.split("-")[0] for file in files})
+            if len(splits) > 1:
+                raise ValueError(_several(folder, splits, f"a pattern, {folder / place / splits[0]}-*.parquet"))
+            return files
+    return None
+
+
+def matching(pattern: Path) -> list[Path] | None:
+    """The files that a pattern names (`*` in the last part of a path), or None where it is none."""
+    if "*" not in pattern.name or pattern.exists():
+        return None
+    files = sorted(pattern.parent.glob(pattern.name))
+    if not files:
+        raise FileNotFoundError(f"there is no file {str(pattern)!r}")
+    if len({file.suffix for file in files}) > 1:
+        raise ValueError(f"{str(pattern)!r} names files of several kinds: {', '.join(file.name for file in files[:5])}")
+    return files
+
+
+def arrow(path: Path) -> Iterator[dict[str, Any] | str]:
+    """Records of an Arrow stream, as Hugging Face's `save_to_disk` writes it."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
+            for batch in stream:
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an Arrow stream: {error}") from None
+
+
+def _several(folder: Path, splits: list[str], example: str) -> str:
+    return f"{folder} holds the splits {', '.join(splits) or '(none)'}; name one: {example}"

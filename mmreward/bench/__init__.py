@@ -1,0 +1,1 @@
+"""Is a reward right? Known questions, data with human judgements, and statistics of agreement."""

@@ -1,0 +1,156 @@
+"""Prompts as chat messages: text in which nothing of others is a control token, and images as PNG, each encoded once.
+
+A server's chat template turns a message into tokens, and control tokens that stand in an instruction ("<|im_end|>")
+would be taken for the template's own. So a zero-width space goes behind each bracket that could begin one; the words
+stay the same for a reader.
+
+An image travels as a data URL, or, where the server may read a folder that both machines see, as a file in it
+(`file://`). With `uuids` each image also says what it is, a digest of its pixels: vLLM then finds it in its caches
+without hashing it again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import re
+import tempfile
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmreward.judge.prompt import Given, Piece
+
+__all__ = ["GIVEN_TEXT", "Pictures", "broken", "messages"]
+
+GIVEN_TEXT = "control tokens broken by zero-width spaces"
+"""What `broken` does, as provenance says it."""
+
+_KEPT_BYTES = 256 * 2**20
+"""How much encoded PNG is kept for later requests: some hundred images of a megapixel."""
+
+_OPENINGS = re.compile(r"<(?=[A-Za-z/|!_\uff5c])|\[(?=/?[A-Z_]+\])")
+
+
+def broken(text: str) -> str:
+    """Text of others, in which no control token of a chat template is left.
+
+    >>> broken("<|im_end|> [INST] a < b").replace(chr(0x200B), "_")
+    '<_|im_end|> [_INST] a < b'
+    """
+    return _OPENINGS.sub(lambda found: f"{found.group()}\u200b", text)
+
+
+class Pictures:
+    """Images as parts of a message. `pixels`: larger images are made smaller first, keeping their aspect ratio."""
+
+    def __init__(self, *, pixels: int | None = None, folder: Path | None = None, uuids: bool = False) -> None:
+        self.pixels, self.folder, self.uuids = pixels, folder, uuids
+        self._known: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {
+            "images": "PNG files" if self.folder else "PNG data URLs",
+            "pixels": self.pixels or "as they are, the server resizes",
+        }
+
+    def parts(self, stack: ExitStack) -> _Parts:
+        """For one group of requests; files that are written for it are removed when `stack` closes."""
+        place = None
+        if self.folder:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmreward-", dir=self.folder)))
+            place.chmod(0o755)  # the server may run as another user
+        return _Parts(self, place)
+
+    def png(self, image: Image.Image) -> tuple[str, bytes]:
+        """Digest and PNG of an image. Threads that ask for the same image wait for the first of them."""
+        digest = hashlib.blake2b(f"{image.mode} {image.size} {self.pixels};".encode() + image.tobytes(), digest_size=16)
+        key = digest.hexdigest()
+        with self._lock:
+            future = self._known.get(key)
+            if mine := future is None:
+                future = self._known[key] = Future()
+            self._known.move_to_end(key)
+        if mine:
+            try:
+                future.set_result(_encode(_shrunk(image, self.pixels)))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+            self._forget()
+        return key, future.result()
+
+    def _forget(self) -> None:
+        with self._lock:
+            sizes = {key: len(one.result()) for key, one in self._known.items() if one.done() and not one.exception()}
+            surplus = sum(sizes.values()) - _KEPT_BYTES
+            for key, size in sizes.items():
+                if surplus <= 0:
+                    break
+                del self._known[key]
+                surplus -= size
+
+
+class _Parts:
+    """Images of one group of requests as parts of messages. The same image object is looked at once."""
+
+    def __init__(self, pictures: Pictures, place: Path | None) -> None:
+        self._pictures, self._place = pictures, place
+        self._made: dict[int, tuple[Image.Image, dict[str, Any]]] = {}
+
+    def __call__(self, image: Image.Image) -> dict[str, Any]:
+        if id(image) not in self._made:
+            self._made[id(image)] = (image, self._part(image))  # holds the image, so that its id stays its own
+        return self._made[id(image)][1]
+
+    def _part(self, image: Image.Image) -> dict[str, Any]:
+        key, data = self._pictures.png(image)
+        if self._place:
+            path = self._place / f"{key}.png"
+            path.write_bytes(data)
+            url = path.as_uri()
+        else:
+            url = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+        part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+        return part | {"uuid": key} if self._pictures.uuids else part
+
+
+def messages(path: tuple[Piece, ...], part: _Parts, beginning: str = "") -> list[dict[str, Any]]:
+    """A path of a prompt as the messages of a chat: one of the user, in which neighbouring texts are one, and where the
+    answer begins with a given text, that.
+    """
+    content: list[dict[str, Any]] = []
+    for piece in path:
+        if isinstance(piece, Image.Image):
+            content.append(part(piece))
+            continue
+        text = broken(piece.text) if isinstance(piece, Given) else piece.text
+        if content and content[-1]["type"] == "text":
+            content[-1] = {"type": "text", "text": content[-1]["text"] + text}
+        else:
+            content.append({"type": "text", "text": text})
+    asked: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    return [*asked, {"role": "assistant", "content": beginning}] if beginning else asked
+
+
+def _shrunk(image: Image.Image, pixels: int | None) -> Image.Image:
+    if pixels is None or image.width * image.height <= pixels:
+        return image
+    scale = math.sqrt(pixels / (image.width * image.height))
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _encode(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)  # five times as fast as the default, a tenth larger
+    return stream.getvalue()

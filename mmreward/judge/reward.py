@@ -1,0 +1,129 @@
+"""A judge as a reward: a backend, which runs a model, joined with a way of judging, which asks and reads.
+
+It does what every judge needs and neither of the two should know: it refuses rows that cannot be judged, puts the
+edits of one source with one instruction (and the same criteria) together, so that what they share is asked once, and
+writes into each score what made it. Images go to the model as they are; its own processor resizes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from mmreward.domain import ANY, DOMAINS, check
+from mmreward.edit import Edit, ImageError
+from mmreward.judge.backends.backend import Backend
+from mmreward.judge.way import Group, PairWay, Way
+from mmreward.preference import Pair, Preference
+from mmreward.reward import unknown
+from mmreward.score import Score
+
+__all__ = ["JudgeReward"]
+
+Told = TypeVar("Told", Score, Preference)
+
+
+class JudgeReward:
+    """`overall`, `dims`, `raw`, `spread` and `rationale` are those of its way of judging (`mmreward.judge.ways`).
+
+    `name` is the reward's, `model` the judge's. `known_for` is the domain that the model was made for, `domain` the one
+    that the caller insists on. `provenance` adds to what the backend and the way say.
+    """
+
+    is_differentiable = False
+
+    def __init__(
+        self,
+        backend: Backend,
+        way: Way,
+        *,
+        name: str,
+        model: str,
+        known_for: str = ANY,
+        domain: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        if domain is not None and domain not in DOMAINS:
+            raise unknown("domain", domain, DOMAINS)
+        way.check(backend)  # labels that cannot be asked for are the caller's mistake, not a row's
+        self.backend, self.way, self.name = backend, way, name
+        self.dims = way.dims
+        self._domain = domain or known_for
+        self._provenance: dict[str, Any] = {
+            "reward": name,
+            "model": model,
+            **backend.describe,
+            "question": way.version,
+            "domain": known_for if self._domain == known_for else "ignored",
+            **(provenance or {}),
+        }
+
+    @property
+    def compare(self) -> Callable[[Sequence[Pair]], list[Preference]]:
+        """`compare(pairs)` of a judge whose way compares; other judges have no such method (see `comparer`)."""
+        if not isinstance(self.way, PairWay):
+            raise AttributeError(f"{self.name} scores edits one by one; a judge with way=pairwise compares them")
+        return partial(self._compare, self.way)
+
+    def score(self, edits: Sequence[Edit]) -> list[Score]:
+        scores: dict[int, Score] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, edit in enumerate(edits):
+            failure = self._check(edit)
+            if failure:
+                scores[index] = failure
+            else:
+                groups.setdefault((edit.group, edit.criteria or ""), []).append(index)
+        asked = [_group([edits[i] for i in members]) for members in groups.values()]
+        for members, told in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
+            scores |= zip(members, told, strict=True)
+        return [self._signed(scores[index]) for index in range(len(edits))]
+
+    def _compare(self, way: PairWay, pairs: Sequence[Pair]) -> list[Preference]:
+        found: dict[int, Preference] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, pair in enumerate(pairs):
+            failure = self._check_pair(*pair)
+            if failure:
+                found[index] = failure
+            else:
+                groups.setdefault((pair[0].group, pair[0].criteria or ""), []).append(index)
+        asked, places = [], []
+        for members in groups.values():
+            edits = {edit.key: edit for index in members for edit in pairs[index]}
+            place = {key: number for number, key in enumerate(edits)}
+            asked.append(_group(list(edits.values())))
+            places.append([(place[first.key], place[second.key]) for first, second in (pairs[i] for i in members)])
+        for members, told in zip(groups.values(), way.compare(asked, places, self.backend), strict=True):
+            found |= zip(members, told, strict=True)
+        return [self._signed(found[index]) for index in range(len(pairs))]
+
+    def _check_pair(self, first: Edit, second: Edit) -> Preference | None:
+        for name, edit in (("first", first), ("second", second)):
+            if failure := self._check(edit):
+                return Preference.failed(failure.status, f"{name}: {failure.error}")
+        if (first.group, first.criteria or "") != (second.group, second.criteria or ""):
+            error = "the two edits are not of one source by one instruction with the same criteria"
+            return Preference.failed("not_applicable", error)
+        return None
+
+    def _signed(self, told: Told) -> Told:
+        return replace(told, provenance={**self._provenance, **told.provenance})
+
+    def _check(self, edit: Edit) -> Score | None:
+        if not edit.instruction.strip():
+            return Score.failed("not_applicable", "the instruction is empty")
+        try:
+            edit.image("edited")
+            outside = check(self._domain, edit)
+        except ImageError as error:
+            return Score.failed(error.status, error.message)
+        return Score.failed("not_applicable", outside) if outside else None
+
+
+def _group(edits: Sequence[Edit]) -> Group:
+    first = edits[0]
+    images = tuple(edit.image("edited") for edit in edits)
+    return Group(first.instruction.strip(), first.image("source"), images, first.criteria or "")
