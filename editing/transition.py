@@ -11,11 +11,11 @@ knows, so one kernel serves them all:
 | `FlowSDE`  | x (1 + g² dt / 2t) + v (1 + g² (1 - t) / 2t) dt | g sqrt(-dt), g = eta sqrt(t / (1 - t))  |
 | `DanceSDE` | the same with g = eta                           | g sqrt(-dt)                             |
 | `CPS`      | (1 - t') x0 + t' cos(eta pi / 2) eps            | t' sin(eta pi / 2)                      |
-| `DDIM`     | sqrt(1 - t'²) x0 + sqrt(t'² - std²) eps         | eta (t'/t) sqrt((t² - t'²) / (1 - t'²)) |
+| `DDIM`     | (1 - t') x0 + sqrt(t'² - std²) eps              | eta t' sqrt(1 - (k'/k)²), k = t/(1 - t) |
 
-with v = eps - x0, dt = t' - t. `t` is the coefficient of the noise: flow models (all rules but DDIM) mix
-x = (1 - t) x0 + t eps; epsilon models (DDIM) mix x = sqrt(1 - t²) x0 + t eps, so t = sqrt(1 - alpha_bar) there.
-CPS and DDIM are the same rule, "keep the coefficients of the next level", in these two coordinate systems.
+with v = eps - x0, dt = t' - t. All samples lie on the straight line x = (1 - t) x0 + t eps; an editor whose network
+knows variance-preserving coordinates, y = x / sqrt((1 - t)² + t²), converts inside. CPS and DDIM are the same rule,
+"keep the coefficients of the next level", with two choices of the noise's share.
 
 `logp` is the mean (not the sum) over all dimensions of a sample of the true log-density, constants and variance
 included; so a ratio exp(logp - logp_old) is the D-th root of the true one, and clip ranges are small (1e-4).
@@ -103,14 +103,15 @@ class CPS:
 
 @dataclass(frozen=True)
 class DDIM:
-    """DDIM for epsilon models (variance-preserving coordinates); eta = 1 is the posterior of DDPM."""
+    """DDIM on the straight line, for flow and epsilon models alike; eta = 1 is the posterior of DDPM."""
 
     eta: float = 1.0
 
     def coefficients(self, t: Tensor, t_next: Tensor) -> Coefficients:
-        std = self.eta * (t_next / t) * ((t.square() - t_next.square()) / (1 - t_next.square())).sqrt()
+        kept = (t_next * (1 - t) / (t * (1 - t_next))).square()  # (k'/k)², 0 from pure noise
+        std = self.eta * t_next * (1 - kept).sqrt()
         eps = (t_next.square() - std.square()).clamp_min(0).sqrt()
-        return Coefficients(x=torch.zeros_like(t), x0=(1 - t_next.square()).sqrt(), eps=eps, std=std)
+        return Coefficients(x=torch.zeros_like(t), x0=1 - t_next, eps=eps, std=std)
 
 
 _RULES = {"flow": FlowSDE, "dance": DanceSDE, "cps": CPS, "ddim": DDIM, "ode": ODE}

@@ -16,14 +16,22 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from editing.editors.editor import Editor
+from mmreward.config import ConfigError
 
 Table = dict[str, Tensor]
 
 
 class PolicyConfig(BaseModel, extra="forbid", frozen=True):
-    """What is trained: all weights, or a LoRA of some rank on the editor's own list of layers."""
+    """What is trained: all weights, those of some `layers`, or a LoRA on these.
 
-    weights: Literal["full", "lora"] = "lora"
+    A small network is best trained in these layers alone. The weights that turn the noise level into shifts and scales
+    see nearly the same input every time; an optimiser with a step per weight, such as Adam, moves all of them together,
+    and the quality of every image goes before what is asked for is learned.
+    """
+
+    weights: Literal["full", "layers", "lora"] = "lora"
+    layers: tuple[str, ...] | None = None
+    """Ends of the names of the layers; None: the editor's own list."""
     rank: int = Field(default=32, ge=1)
     alpha: int = Field(default=64, gt=0)
     ema: float = Field(default=0.9, ge=0, lt=1)
@@ -44,8 +52,13 @@ class Policies:
     def of(cls, editor: Editor, config: PolicyConfig, names: tuple[str, ...] = ("start",)) -> "Policies":
         """Makes the editor's module trainable as `config` says."""
         module = editor.module.eval()
+        layers = config.layers or tuple(editor.lora_targets)
         if config.weights == "full":
             module.requires_grad_(True)
+        elif config.weights == "layers":
+            module.requires_grad_(False)
+            for layer in _named(module, layers):
+                layer.requires_grad_(True)
         else:
             from peft import LoraConfig
 
@@ -55,7 +68,7 @@ class Policies:
                     r=config.rank,
                     lora_alpha=config.alpha,
                     init_lora_weights="gaussian",
-                    target_modules=list(editor.lora_targets),
+                    target_modules=list(layers),
                 )
             )
         return cls(module, names)
@@ -108,3 +121,14 @@ class Policies:
     def _put(self, table: Mapping[str, Tensor]) -> None:
         for name, p in self.present.items():
             p.copy_(table[name])
+
+
+def _named(module: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:
+    """The submodules whose names end so; each ending must have one."""
+    found = []
+    for ending in endings:
+        layers = [layer for name, layer in module.named_modules() if f".{name}".endswith(f".{ending}")]
+        if not layers:
+            raise ConfigError(f"policy.layers: no layer of {type(module).__name__} has a name that ends in {ending!r}")
+        found += layers
+    return found

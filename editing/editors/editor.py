@@ -84,11 +84,13 @@ class Editor(Protocol):
         ...
 
     def schedule(self, steps: int, latent_shape: tuple[int, int]) -> Tensor:
-        """Noise levels [steps + 1], float32, falling from 1 to 0."""
+        """Noise levels [steps + 1], float32, falling from the noisiest that the network knows (1 for flow) to 0."""
         ...
 
     def prior(self, group: str, member: int, latent_shape: tuple[int, int]) -> Tensor:
-        """The starting noise of one member of a group, float32 [tokens, channels]; the same on every machine."""
+        """The sample at the first level, float32 [tokens, channels]: noise of one member of a group, the same on every
+        machine.
+        """
         ...
 
     def predict(self, x: Tensor, t: float | Tensor, condition: Condition) -> Prediction:

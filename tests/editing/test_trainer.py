@@ -255,3 +255,23 @@ def test_wrong_recipes_are_explained(change, message):
 def test_unknown_algorithm_setting_is_named(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'klip'; did you mean 'clip'"):
         run({"roles": ROLES, "loop": {"steps": 1}, "algorithm": {"name": "grpo", "klip": 1}}, tmp_path, False)
+
+
+def test_only_the_named_layers_move(random_editor):
+    editor = copy.deepcopy(random_editor)
+    named = PolicyConfig(weights="layers", layers=("to_q", "ff.net.2"))
+    moving = {name for name, p in Policies.of(editor, named).module.named_parameters() if p.requires_grad}
+    assert moving and all(".to_q." in name or ".ff.net.2." in name for name in moving)
+    own = Policies.of(editor, PolicyConfig(weights="layers")).present
+    assert own and not any("norm" in name or "time_text_embed" in name for name in own)
+
+
+def test_a_layer_that_is_not_there_is_refused(random_editor):
+    with pytest.raises(ConfigError, match=r"policy\.layers: .*'to_x'"):
+        Policies.of(copy.deepcopy(random_editor), PolicyConfig(weights="layers", layers=("to_q", "to_x")))
+
+
+def test_a_sliding_window_never_reaches_the_last_step():
+    rollout = recipe(rollout__place="sliding").rollout
+    assert [list(rollout.window_of(i)) for i in range(3)] == [[0, 1], [1, 2], [0, 1]]
+    assert list(recipe().rollout.window_of(7)) == [0, 1]

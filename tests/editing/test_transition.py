@@ -21,7 +21,7 @@ def _flow(s: float):
     return (1 - s) * x0 + s * eps, x0, eps
 
 
-@pytest.mark.parametrize("rule", [FlowSDE(0.0), DanceSDE(0.0), CPS(0.0)])
+@pytest.mark.parametrize("rule", [FlowSDE(0.0), DanceSDE(0.0), CPS(0.0), DDIM(0.0)])
 def test_without_noise_every_flow_rule_is_the_euler_step(rule):
     x, x0, eps = _flow(0.7)
     expected = x + (0.4 - 0.7) * (eps - x0)
@@ -70,17 +70,31 @@ def test_cps_keeps_each_levels_noise_and_ends_clean():
     assert torch.equal(transition(x, x0, eps, 0.3, 0.0, CPS(0.8)).prev, x0)
 
 
+def _length(t: float) -> float:
+    """Of (1 - t, t): a sample on the straight line is that of DDPM's coordinates times this."""
+    return math.hypot(1 - t, t)
+
+
 @pytest.mark.parametrize("t, t_next", [(0.9, 0.5), (0.4, 0.1)])
 def test_ddim_with_eta_one_is_the_ddpm_posterior(t, t_next):
     x0, eps = _state()
-    bar, bar_next = 1 - t**2, 1 - t_next**2
-    x = math.sqrt(bar) * x0 + t * eps
+    bar, bar_next = ((1 - t) / _length(t)) ** 2, ((1 - t_next) / _length(t_next)) ** 2
+    y = math.sqrt(bar) * x0 + math.sqrt(1 - bar) * eps
     alpha = bar / bar_next
     beta = (1 - bar_next) / (1 - bar) * (1 - alpha)
-    mean = (math.sqrt(bar_next) * (1 - alpha) * x0 + math.sqrt(alpha) * (1 - bar_next) * x) / (1 - bar)
-    step = transition(x, x0, eps, t, t_next, DDIM(1.0))
-    assert torch.allclose(step.mean, mean, atol=1e-5)
-    assert torch.allclose(step.std, torch.full_like(step.std, math.sqrt(beta)), atol=1e-6)
+    mean = (math.sqrt(bar_next) * (1 - alpha) * x0 + math.sqrt(alpha) * (1 - bar_next) * y) / (1 - bar)
+    step = transition(y * _length(t), x0, eps, t, t_next, DDIM(1.0))
+    assert torch.allclose(step.mean, mean * _length(t_next), atol=1e-5)
+    assert torch.allclose(step.std, torch.full_like(step.std, math.sqrt(beta) * _length(t_next)), atol=1e-6)
+
+
+def test_ddim_is_cps_with_the_same_noise():
+    x, x0, eps = _flow(0.6)
+    ddim = transition(x, x0, eps, 0.6, 0.4, DDIM(0.8), generator=torch.Generator().manual_seed(5))
+    share = 0.8 * math.sqrt(1 - (0.4 * 0.4 / (0.6 * 0.6)) ** 2)
+    cps = CPS(2 / math.pi * math.asin(share))
+    same = transition(x, x0, eps, 0.6, 0.4, cps, generator=torch.Generator().manual_seed(5))
+    assert torch.allclose(ddim.prev, same.prev, atol=1e-6) and torch.allclose(ddim.std, same.std, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", NOISY)

@@ -22,8 +22,7 @@ from mmreward.score import Status
 
 @dataclass(frozen=True)
 class Sampling:
-    """How text is written. Pass number i uses the seed `seed + i`; temperature 0 is greedy: one pass is enough then.
-    """
+    """How text is written. Pass number i uses the seed `seed + i`; temperature 0 is greedy: one pass is enough then."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
