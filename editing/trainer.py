@@ -166,7 +166,7 @@ class Trainer:
             result = {"iterations": self.iteration, "seconds": self.seconds, "final": found}
             (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         if self.recipe.policy.ema:
-            self.policies.adopt("ema")
+            self.policies.adopt("ema", self.recipe.policy.keep)
         self.editor.save(self.folder / "model")
         return Result(self.iteration, self.seconds, before, after)
 
@@ -246,7 +246,8 @@ class Trainer:
         return evaluate(self.editor, tasks, reward, config.steps, batch=config.batch, context=self._context)
 
     def _best(self) -> AbstractContextManager[None]:
-        return self.policies.use("ema") if self.recipe.policy.ema else nullcontext()
+        policy = self.recipe.policy
+        return self.policies.use("ema", policy.keep) if policy.ema else nullcontext()
 
     def _draw(self, batch: Batch) -> None:
         members = self.recipe.rollout.members

@@ -22,12 +22,7 @@ Table = dict[str, Tensor]
 
 
 class PolicyConfig(BaseModel, extra="forbid", frozen=True):
-    """What is trained: all weights, those of some `layers`, or a LoRA on these.
-
-    A small network is best trained in these layers alone. The weights that turn the noise level into shifts and scales
-    see nearly the same input every time; an optimiser with a step per weight, such as Adam, moves all of them together,
-    and the quality of every image goes before what is asked for is learned.
-    """
+    """What is trained: all weights, those of some `layers`, or a LoRA on these."""
 
     weights: Literal["full", "layers", "lora"] = "lora"
     layers: tuple[str, ...] | None = None
@@ -36,6 +31,12 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
     alpha: int = Field(default=64, gt=0)
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
+    keep: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the starting weights in what is evaluated and saved: start + (1 - keep) (average - start). What was
+    learned grows with the distance from the start and what was damaged with its square, so that half of the way can be
+    better than all of it (Wortsman et al., Robust fine-tuning of zero-shot models, 2021,
+    https://arxiv.org/abs/2109.01903).
+    """
 
 
 class Policies:
@@ -77,18 +78,21 @@ class Policies:
         return list(self.present.values())
 
     @contextmanager
-    def use(self, name: str) -> Iterator[None]:
-        """The module has the weights of set `name` inside the `with`."""
+    def use(self, name: str, keep: float = 0.0) -> Iterator[None]:
+        """The module has the weights of set `name` inside the `with`, moved towards "start" by the share `keep`."""
         now = self._copy()
-        self._put(self.sets[name])
+        self.adopt(name, keep)
         try:
             yield
         finally:
             self._put(now)
 
-    def adopt(self, name: str) -> None:
-        """The set `name` becomes the present policy."""
-        self._put(self.sets[name])
+    def adopt(self, name: str, keep: float = 0.0) -> None:
+        """The set `name`, moved towards "start" by the share `keep`, becomes the present policy."""
+        table = self.sets[name]
+        if keep:
+            table = {n: torch.lerp(p, self.sets["start"][n], keep) for n, p in table.items()}
+        self._put(table)
 
     @torch.no_grad()
     def follow(self, name: str, decay: float) -> None:

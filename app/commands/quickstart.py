@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from editing.recipe import Recipe
     from editing.trainer import Result
 
-_CHANGES = ("evaluation.final_tasks=192", "evaluation.every=8", "loop.save_minutes=1")
+_CHANGES = (
+    "evaluation.final_tasks=192",
+    "evaluation.every=8",
+    "loop.save_minutes=1",
+    "loop.compile=false",
+    "policy.keep=0",
+)
 """What is shorter here than in the recipe `grpo-tiny`."""
 _EXAMPLES = 6
 _MEMBERS = 3

@@ -275,3 +275,15 @@ def test_a_sliding_window_never_reaches_the_last_step():
     rollout = recipe(rollout__place="sliding").rollout
     assert [list(rollout.window_of(i)) for i in range(3)] == [[0, 1], [1, 2], [0, 1]]
     assert list(recipe().rollout.window_of(7)) == [0, 1]
+
+
+def test_a_share_of_the_start_is_kept(random_editor):
+    policies = Policies.of(copy.deepcopy(random_editor), PolicyConfig(weights="full"), ("start", "ema"))
+    name, weight = next(iter(policies.present.items()))
+    start = weight.detach().clone()
+    policies.sets["ema"][name] += 4.0
+    with policies.use("ema", keep=0.25):
+        assert torch.allclose(weight, start + 3.0)
+    assert torch.equal(weight, start)
+    policies.adopt("ema", keep=0.25)
+    assert torch.allclose(weight, start + 3.0)

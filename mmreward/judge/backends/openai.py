@@ -100,6 +100,11 @@ class OpenAIBackend:
         pictures = Pictures(pixels=pixels, folder=files.resolve() if files else None, uuids=uuids)
         return cls(server, found, model, pictures, top=top, thinking=thinking, label_ids=label_ids)
 
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether the server can go on from the beginning of an answer."""
+        return self._kind.going_on is not None
+
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError for labels that could not be told apart, or that the server says are no single tokens."""
         names = [label.strip() for label in labels]
@@ -143,6 +148,8 @@ class OpenAIBackend:
         the request, or replaces what would be sent; `extra` holds parameters outside of the protocol, None is left out.
         """
         more = {name: value for name, value in (extra or {}).items() if value is not None}
+        if sampling.top_k is not None and "top_k" in self._kind.extra:
+            more["top_k"] = sampling.top_k
         fixed: dict[str, Any] = {
             "model": self.model,
             "temperature": sampling.temperature,

@@ -56,13 +56,14 @@ def test_every_sampling_parameter_is_sent(server, owner):
     server.models[0]["owned_by"] = owner
     backend = load(server)
     backend.probabilities([question()], DIGITS)
-    backend.generate([question()], Sampling(max_new_tokens=7, temperature=0.5, top_p=0.8, seed=3))
+    backend.generate([question()], Sampling(max_new_tokens=7, temperature=0.5, top_p=0.8, seed=3, top_k=20))
     first, second = server.bodies
     common = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "model": "m"}
     asked = {"temperature": 1.0, "top_p": 1.0, "seed": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
     assert first.items() >= (common | asked).items()
     assert second.items() >= (common | {"temperature": 0.5, "top_p": 0.8, "seed": 3, "max_tokens": 7}).items()
     assert ("repetition_penalty" in first) == (owner != "someone")  # plain servers refuse what they do not know
+    assert (first.get("top_k"), second.get("top_k")) == ((None, None) if owner == "someone" else (-1, 20))
     assert "logprobs" not in second
 
 
@@ -221,9 +222,11 @@ def test_an_answer_that_has_begun_is_gone_on_from_where_the_server_can(server):
     prompt = Prompt((Fixed("How good?"),), answer="Score: ")
     ((answer,),) = load(server).probabilities([prompt], DIGITS)
     assert answer.status == "not_applicable" and not server.bodies
+    assert not load(server).takes_prefix
     server.models[0]["owned_by"] = "vllm"
     ((answer,),) = load(server).probabilities([prompt], DIGITS)
     assert answer.status == "ok" and server.bodies[0]["messages"][1] == {"role": "assistant", "content": "Score: "}
+    assert load(server).takes_prefix
     assert server.bodies[0]["continue_final_message"] and server.bodies[0]["add_generation_prompt"] is False
 
 
