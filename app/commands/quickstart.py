@@ -22,6 +22,7 @@ _CHANGES = (
     "evaluation.every=8",
     "loop.save_minutes=1",
     "loop.compile=false",
+    "rollout.groups=16",
     "policy.keep=0",
 )
 """What is shorter here than in the recipe `grpo-tiny`."""

@@ -165,10 +165,10 @@ def test_what_is_predicted_fits_the_ddim_rule(editor, eta):
     step, following = 1, 2
     x0, eps = editor.predict(x, sigmas[step], condition)
     scale = ((1 - sigmas) ** 2 + sigmas**2).sqrt()
-    y, levels = x / scale[step], sigmas / scale
+    y = x / scale[step]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
     moved = transition(
-        y, x0, eps, levels[step], levels[following], DDIM(eta), generator=torch.Generator().manual_seed(5)
+        x, x0, eps, sigmas[step], sigmas[following], DDIM(eta), generator=torch.Generator().manual_seed(5)
     )
     scheduler = editor.pipeline.scheduler
     scheduler.set_timesteps(4)
@@ -177,7 +177,7 @@ def test_what_is_predicted_fits_the_ddim_rule(editor, eta):
     sample, variance_noise = grid
     expected = scheduler.step(out, scheduler.timesteps[step], sample, eta=eta, variance_noise=variance_noise)
     assert scheduler.timesteps[step] == 749
-    assert torch.allclose(moved.prev, expected.prev_sample.flatten(2).mT, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(moved.prev / scale[following], expected.prev_sample.flatten(2).mT, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.5, 0.93, 0.99, 1.0])
