@@ -15,7 +15,8 @@ def call(*arguments: str) -> int:
 
 
 def test_the_whole_loop(tmp_path, monkeypatch, capsys):
-    small = ["rollout.groups=2", "rollout.members=2", "evaluation.monitor_tasks=2", "evaluation.final_tasks=3"]
+    tiny = ["rollout.groups=2", "rollout.members=2", "evaluation.monitor_tasks=2", "evaluation.final_tasks=3"]
+    small = [*command._CHANGES, *tiny]
     monkeypatch.setattr(command, "_CHANGES", small)
     monkeypatch.setattr(command, "_EXAMPLES", 2)
     monkeypatch.setattr(command, "_MEMBERS", 1)
