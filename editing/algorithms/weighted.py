@@ -14,6 +14,7 @@ https://arxiv.org/abs/1910.00177).
 
 __all__ = ["RAFT", "RWR"]
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -23,7 +24,7 @@ from editing.algorithms.algorithm import Denoise, Error, Needs
 from mmreward.training import Loss
 
 
-class _Weighted(BaseModel, extra="forbid", frozen=True):
+class _Weighted(BaseModel, ABC, extra="forbid", frozen=True):
     kl: float = Field(default=0.0, ge=0)
     """Weight of the squared distance to what the starting weights predict."""
     error: Error = "velocity"
@@ -35,9 +36,9 @@ class _Weighted(BaseModel, extra="forbid", frozen=True):
     def needs(self) -> Needs:
         return Needs(levels=self.levels, reference=self.kl > 0)
 
+    @abstractmethod
     def weight(self, given: Denoise) -> Tensor:
         """[B], not negative."""
-        raise NotImplementedError
 
     def loss(self, given: Denoise) -> Loss:
         weight = self.weight(given)

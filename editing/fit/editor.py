@@ -144,13 +144,7 @@ def export(
             ),
             "command": "mmreward train tiny-editor --set vae=VAE_FOLDER",
             "minutes": round(seconds / 60, 1),
-            "numbers": {
-                "success of mere reconstructions (the ceiling)": round(_ceiling(editor, settings), 3),
-                f"success ({settings.steps} steps, {held[0].count} validation scenes)": round(held[0].success, 3),
-                "standard error": round(held[0].success_error, 3),
-                "mean oracle overall": round(held[0].overall, 3),
-                **{f"success: {kind}": round(share, 3) for kind, share in held[0].by_kind.items()},
-            },
+            "numbers": held[0].numbers(settings.steps, _ceiling(editor, settings)),
         }
         summary = (
             "A FLUX Kontext pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data was "

@@ -125,13 +125,7 @@ def export(
             ),
             "command": "mmreward train tiny-ip2p",
             "minutes": round(seconds / 60, 1),
-            "numbers": {
-                "success of mere reconstructions (the ceiling)": round(ceiling, 3),
-                f"success ({settings.steps} steps, {held[0].count} validation scenes)": round(held[0].success, 3),
-                "standard error": round(held[0].success_error, 3),
-                "mean oracle overall": round(held[0].overall, 3),
-                **{f"success: {kind}": round(share, 3) for kind, share in held[0].by_kind.items()},
-            },
+            "numbers": held[0].numbers(settings.steps, ceiling),
         }
         summary = (
             "An InstructPix2Pix pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data "

@@ -32,6 +32,16 @@ class EditorSuccess:
     truths: tuple[Truth, ...]
     """Per task, for paired differences."""
 
+    def numbers(self, steps: int, ceiling: float) -> dict[str, float]:
+        """For the card of an editor, beside the success of mere reconstructions."""
+        return {
+            "success of mere reconstructions (the ceiling)": round(ceiling, 3),
+            f"success ({steps} steps, {self.count} validation scenes)": round(self.success, 3),
+            "standard error": round(self.success_error, 3),
+            "mean oracle overall": round(self.overall, 3),
+            **{f"success: {kind}": round(share, 3) for kind, share in self.by_kind.items()},
+        }
+
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in self.by_kind.items())
         return (
