@@ -23,9 +23,10 @@ __all__ = ["JudgeRecipe", "run"]
 
 class JudgeRecipe(BaseModel, extra="forbid", frozen=True):
     """A run. `name`: of the finished model. `start`: a model folder or the name of a bundled model to go on from,
-    nothing for fresh weights. `extra`: folders of editor outputs that `mmreward edit` wrote, `share` of the groups;
-    `smeared`: share of the other candidates that are smeared as an editor would. `look_steps` of `look_groups` groups
-    come first and ask no questions. `compiled`: fuse the forward pass with torch.compile (needs a C++ compiler).
+    nothing for fresh weights. `questions`, `checklist`, `pairwise`: the question sets that it learns to answer.
+    `extra`: folders of editor outputs that `mmreward edit` wrote, `share` of the groups; `smeared`: share of the other
+    candidates that are smeared as an editor would. `look_steps` of `look_groups` groups come first and ask no
+    questions. `compiled`: fuse the forward pass with torch.compile (needs a C++ compiler).
     """
 
     task: str = "judge"
@@ -34,6 +35,8 @@ class JudgeRecipe(BaseModel, extra="forbid", frozen=True):
     model: ModelConfig = ModelConfig()
     start: str | None = None
     questions: str = "shapes-1"
+    checklist: str | None = None
+    pairwise: str | None = None
     groups: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=2)
     text_length: int = Field(default=28, ge=8)

@@ -16,23 +16,21 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as images
 
+from mmreward.fit.judge_asks import Frame
 from mmreward.fit.judge_smear import smear
 from mmreward.shapes import Scene, World, background, grid, read, render, truth
 from mmreward.shapes.language import Change
 
-__all__ = ["Batches", "Frame", "Group", "JudgeBatch", "patches", "place_residuals", "smeared_groups", "world_group"]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Token ids of the fixed text: before the instruction, around an image, each question with what follows it, the
-    labels.
-    """
-
-    head: tuple[int, ...]
-    image: tuple[int, int]
-    questions: tuple[tuple[int, ...], ...]
-    labels: tuple[int, ...]
+__all__ = [
+    "Batches",
+    "Group",
+    "JudgeBatch",
+    "neighbours",
+    "patches",
+    "place_residuals",
+    "smeared_groups",
+    "world_group",
+]
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,9 @@ class JudgeBatch:
 
     text int64 [G, T], the instruction and what stands before it, padded on the left; text_mask bool [G, T];
     pixels float [G, 1 + K, 36, 363]; labels float [G, K, 3]; places int64 [G, 2 + K, 9, 3] and ground int64
-    [G, 2 + K, 2] of the source, the K candidates and the asked-for scene; residual float [G, 1 + K, 9]; asked bool:
-    whether the questions are put (else only the source is read with its instruction, and the images are only looked
-    at); step: of training.
+    [G, 2 + K, 2] of the source, the K candidates and the asked-for scene; residual float [G, 1 + K, 9]; asked: how many
+    of the questions about a candidate are put, the first ones (with 0 only the source is read with its instruction, and
+    the images are only looked at); pairs int64 [G, M, 2], the candidates that are compared, or None; step: of training.
     """
 
     text: Tensor
@@ -67,7 +65,8 @@ class JudgeBatch:
     places: Tensor
     ground: Tensor
     residual: Tensor
-    asked: bool
+    asked: int
+    pairs: Tensor | None
     step: int
 
 
@@ -118,7 +117,8 @@ class Batches:
     """`at(step)` makes the batch of a step: `groups` groups of `candidates`.
 
     Steps before `look_steps` have `look_groups` groups of two candidates and put no questions. In later steps `extra`
-    groups replace `share` of the groups, and `smeared` of the other candidates are smeared.
+    groups replace `share` of the groups, and `smeared` of the other candidates are smeared. Scores are asked for in all
+    of them; where the frame has checks and comparisons as well, these take turns.
     """
 
     def __init__(
@@ -158,10 +158,16 @@ class Batches:
         fresh = [world_group(self.world, start + i, candidates) for i in range(count - taken)]
         if asked and self.smeared:
             fresh = smeared_groups(fresh, self.smeared, rng)
-        return self.batch(found + fresh, asked, step)
+        if not asked:
+            return self.batch(found + fresh, 0, step=step)
+        comparing = bool(self.frame.pair_asks) and (step % 2 == 1 or not self.frame.checks)
+        pairs = neighbours(len(found + fresh), candidates, rng) if comparing else None
+        return self.batch(found + fresh, self.frame.scores if comparing else len(self.frame.asks), pairs, step)
 
-    def batch(self, found: Sequence[Group], asked: bool = True, step: int = 0) -> JudgeBatch:
-        """Groups of equally many candidates as tensors."""
+    def batch(
+        self, found: Sequence[Group], asked: int | None = None, pairs: Tensor | None = None, step: int = 0
+    ) -> JudgeBatch:
+        """Groups of equally many candidates as tensors; all questions about a candidate where `asked` is not given."""
         text, mask = self._text([group.instruction for group in found])
         stacks = np.stack([np.stack([group.source_image, *group.images]) for group in found])
         flat = stacks.reshape(-1, *stacks.shape[2:])
@@ -175,7 +181,8 @@ class Batches:
             torch.from_numpy(np.stack([[grid(scene) for scene in row] for row in scenes])),
             torch.tensor([[background(scene) for scene in row] for row in scenes]),
             torch.from_numpy(residual.reshape(stacks.shape[:2] + (9,)).astype(np.float32)),
-            asked,
+            len(self.frame.asks) if asked is None else asked,
+            pairs,
             step,
         )
 
@@ -190,6 +197,12 @@ class Batches:
             text[row, self.text_length - len(one) :] = torch.tensor(one)
             mask[row, self.text_length - len(one) :] = True
         return text, mask
+
+
+def neighbours(groups: int, candidates: int, rng: np.random.Generator) -> Tensor:
+    """Each candidate with the next one of a random ring, in this order: int64 [G, K, 2]."""
+    rings = np.stack([rng.permutation(candidates) for _ in range(groups)])
+    return torch.from_numpy(np.stack([rings, np.roll(rings, -1, axis=1)], -1))
 
 
 def smeared_groups(groups: Sequence[Group], share: float, rng: np.random.Generator) -> list[Group]:

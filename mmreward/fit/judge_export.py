@@ -17,14 +17,14 @@ __all__ = ["about", "save_judge", "write_card"]
 
 
 def about(
-    name: str, question: str, data: str, command: str, minutes: float, numbers: Mapping[str, Any]
+    name: str, questions: Mapping[str, str], data: str, command: str, minutes: float, numbers: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `mmreward.json` says about a judge of the shapes world."""
     return {
         "name": name,
         "domain": "shapes",
         "world_version": WORLD_VERSION,
-        "question": question,
+        "questions": dict(questions),
         "half_trained": False,
         "data": data,
         "command": command,
@@ -52,6 +52,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     (folder / "mmreward.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     state = "**Half-trained**: its numbers will improve.\n\n" if card["half_trained"] else ""
     numbers = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in card["numbers"].items())
+    ways = ", ".join(f"{way} ({name})" for way, name in card["questions"].items())
     reward = "vlm:tiny" if card["name"] == "tiny-judge" else "vlm:FOLDER"
     text = f"""\
 ---
@@ -63,12 +64,13 @@ pipeline_tag: image-text-to-text
 
 {state}A `Qwen2_5_VLForConditionalGeneration` of a few million parameters, trained from nothing. It looks at an image
 before and after an edit and answers, with a digit from 0 to 5, how well the instruction was followed, how well
-everything else was preserved, and how clean the image is. It is distilled from an exact oracle and knows nothing but
+everything else was preserved, and how clean the image is. Where it has learned to, it also checks short statements
+(No, Yes) and says which of two edits is better (A, B). It is distilled from an exact oracle and knows nothing but
 the shapes world: on a photo its answers mean nothing, and `{reward}` refuses them (`not_applicable`).
 
     mmreward score edits.jsonl --reward {reward}
 
-- Ask: instruction, image before, image after, one word: following, preservation or quality ({card["question"]}).
+- Asked in these ways, each with its question set: {ways}.
 - Data: {card["data"]}
 - World: {card["world_version"]}
 - Trained by: `{card["command"]}` ({card["minutes"]} minutes on a CPU core that it shared)

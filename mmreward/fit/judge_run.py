@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmreward.fit.judge_asks import frame_of
 from mmreward.fit.judge_check import hard_pairs, order, spearman
-from mmreward.fit.judge_data import Batches, Frame, Group, world_group
+from mmreward.fit.judge_data import Batches, Group, world_group
 from mmreward.fit.judge_export import about, save_judge
 from mmreward.fit.judge_model import new_model, new_processor, new_tokenizer
 from mmreward.fit.judge_train import JudgeTrainer
 from mmreward.judge.backends.folder import find_model
-from mmreward.judge.question import QuestionSet, load_questions
+from mmreward.judge.question import load_questions
 from mmreward.shapes import World
 from mmreward.training import Group as Parameters
 from mmreward.training import LoopConfig, fit, load_checkpoint
@@ -25,7 +26,7 @@ from mmreward.training.loop import autocast
 if TYPE_CHECKING:
     from mmreward.fit.judge import JudgeRecipe
 
-__all__ = ["export_checkpoint", "frame_of", "train", "validate"]
+__all__ = ["export_checkpoint", "train", "validate"]
 
 
 def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def export_checkpoint(config: JudgeRecipe, folder: Path, target: Path) -> dict[s
 
 
 def _put_together(config: JudgeRecipe, model: Any, processor: Any) -> tuple[JudgeTrainer, Batches]:
-    frame = frame_of(processor, load_questions(config.questions))
+    frame = frame_of(processor, load_questions(config.questions), config.checklist, config.pairwise)
     batches = Batches(
         World("train", config.loop.seed),
         processor.tokenizer,
@@ -109,8 +110,8 @@ def _card(
 ) -> dict[str, Any]:
     """What the model is, this run after those that it went on from."""
     before = find_model(str(_start_folder(config))).card if config.start else {}
-    asked = max(steps - config.look_steps, 0) * config.groups * config.candidates
-    data = f"shapes world, split train, seed {config.loop.seed}: {asked:,} candidate edits"
+    count = max(steps - config.look_steps, 0) * config.groups * config.candidates
+    data = f"shapes world, split train, seed {config.loop.seed}: {count:,} candidate edits"
     if config.look_steps:
         data += f" after {config.look_steps} steps of looking at images and reading instructions only"
     if config.extra:
@@ -124,22 +125,9 @@ def _card(
         data, command = f"{before['data']}; then {data}", f"{before['command']}; {command}"
     minutes = seconds / 60 + float(before.get("minutes", 0))
     measured = {f"validation_{name}": value for name, value in numbers.items()}
-    return about(config.name, config.questions, data, command, minutes, measured)
-
-
-def frame_of(processor: Any, questions: QuestionSet) -> Frame:
-    """The fixed text of a question set as token ids. The set must hold no text of its own but the questions."""
-    if (questions.shared, questions.candidate) != ("{instruction}{source}", "{edited}"):
-        raise ValueError(f"the tiny judge needs a bare question set, such as shapes-1; {questions.version} is not one")
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(processor.tokenizer(text)["input_ids"])
-
-    message = [{"role": "user", "content": [{"type": "text", "text": "{here}"}]}]
-    head, tail = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False).split("{here}")
-    start, end = ids("<|vision_start|><|vision_end|>")
-    asks = tuple(ids(text + tail) for text in questions.questions.values())
-    return Frame(ids(head), (start, end), asks, tuple(ids(label)[0] for label in questions.labels))
+    ways = {"checklist": config.checklist, "pairwise": config.pairwise}
+    asked = {"expected": config.questions, **{way: name for way, name in ways.items() if name}}
+    return about(config.name, asked, data, command, minutes, measured)
 
 
 def parameter_groups(trainer: JudgeTrainer, config: LoopConfig) -> list[Parameters]:

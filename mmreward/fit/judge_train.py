@@ -10,31 +10,52 @@ plain matrix products, the last layer only where an answer is read. The heads ar
 - on the candidate's tokens there: what stands, what should stand, and whether each agrees with the other and with the
   source.
 
-Loss = cross-entropy of the answer tokens against soft digits (two neighbouring digits weighted so that the expectation
-is the label; the full vocabulary is in the softmax) + a decaying weight x the heads.
+Loss = cross-entropy of the answer tokens against what the oracle would answer (see `judge_asks`; the full vocabulary is
+in the softmax), summed over scores, means of checks and of comparisons + a decaying weight x the heads.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmreward.fit.judge_data import Frame, JudgeBatch
+from mmreward.fit.judge_asks import Ask, Frame, compared, true_answers
+from mmreward.fit.judge_data import JudgeBatch
 from mmreward.training import Loss
 
-__all__ = ["JudgeTrainer", "soft_digits"]
+__all__ = ["JudgeTrainer"]
 
 _LOOK = (7, 9, 3)  # shapes, colours, sizes, each with "empty"
 _GROUND = (4, 6)  # kinds and colours of backgrounds
 
 
-def soft_digits(labels: Tensor, count: int) -> Tensor:
-    """Labels [...] in [0, 1] as distributions [..., count] over equally spaced digits with that expectation."""
-    place = labels.clamp(0, 1) * (count - 1)
-    return (1 - (place[..., None] - torch.arange(count, device=labels.device)).abs()).clamp(min=0)
+@dataclass
+class _Branch:
+    """What stands behind the shared text N times in each group: embeddings [G, N, S, D], rotations and mask of its
+    tokens, and where among them the answers are read.
+    """
+
+    x: Tensor
+    turn: tuple[Tensor, Tensor]
+    mask: Tensor
+    answer_at: Tensor
+
+    def layer(self, layer: Any, keys: Tensor, values: Tensor, last: bool) -> None:
+        """Go through a decoder layer, attending to the shared text too; the last one only where answers are read."""
+        own_keys, own_values = _keys(layer, self.x, self.turn)
+        wide = (
+            torch.cat([keys[:, None].expand(-1, self.x.shape[1], -1, -1, -1), own_keys], -2),
+            torch.cat([values[:, None].expand(-1, self.x.shape[1], -1, -1, -1), own_values], -2),
+        )
+        x, turn, mask = self.x, self.turn, self.mask
+        if last:
+            at = self.answer_at
+            x, turn, mask = x[:, :, at], (turn[0][at], turn[1][at]), mask[..., at, :]
+        self.x = _block(layer, x, turn, mask, wide)
 
 
 class JudgeTrainer(nn.Module):
@@ -53,29 +74,47 @@ class JudgeTrainer(nn.Module):
 
     def loss(self, module: nn.Module, batch: JudgeBatch) -> Loss:
         """The loss of a batch and its parts (for `mmreward.training.fit`)."""
-        parts = self._run(batch.text, batch.text_mask, batch.pixels, batch.asked)
-        see, plan = parts[0].float(), parts[1].float()
-        check, answers = (None if part is None else part.float() for part in parts[2:])
-        dense = self._see_loss(see, batch) + self._plan_loss(plan, batch)
+        see, plan, check, answers, versus = self._run(
+            batch.text, batch.text_mask, batch.pixels, batch.asked, batch.pairs
+        )
+        dense = self._see_loss(see.float(), batch) + self._plan_loss(plan.float(), batch)
         log = {"dense": float(dense.detach())}
         if answers is None or check is None:
             return Loss(dense, log)
-        checked = self._check_loss(check, batch)
-        target = soft_digits(batch.labels, len(self.frame.labels))
-        picked = answers.log_softmax(-1)[..., list(self.frame.labels)]
-        told = -(target * picked).sum(-1).mean((0, 1))
-        entropy = torch.special.entr(target).sum(-1).mean()
+        checked = self._check_loss(check.float(), batch)
+        targets = [true_answers(ask, batch.labels) for ask in self.frame.asks[: batch.asked]]
+        told = _surprise(answers, self.frame.asks, targets)
+        scores = self.frame.scores
+        total = told[:scores].sum()
+        log |= {"check": float(checked.detach()), "answers": float(told[:scores].detach().mean())}
+        if batch.asked > scores:
+            total = total + 2 * told[scores:].mean()
+            log["checks"] = float(told[scores:].detach().mean())
+        if versus is not None and batch.pairs is not None:
+            rows = torch.arange(len(batch.labels))[:, None]
+            first, second = batch.labels[rows, batch.pairs[..., 0]], batch.labels[rows, batch.pairs[..., 1]]
+            won = _surprise(versus, self.frame.pair_asks, [compared(a, first, second) for a in self.frame.pair_asks])
+            total = total + 2 * won.mean()
+            log["pairs"] = float(won.detach().mean())
         weight = max(0.15, 1 - batch.step / max(self.dense_steps, 1))
-        log |= {"check": float(checked.detach()), "answers": float(told.detach().mean() - entropy)}
-        return Loss(told.sum() + weight * (dense + checked), log)
+        return Loss(total + weight * (dense + checked), log)
 
     @torch.no_grad()
     def scores(self, batch: JudgeBatch) -> Tensor:
         """Expected scores [G, K, 3] in [0, 1]."""
-        answers = self._forward(batch.text, batch.text_mask, batch.pixels, True)[3]
+        found = self.answers(batch)[0]
+        picked = [told @ torch.linspace(0, 1, told.shape[-1]) for told in found[: self.frame.scores]]
+        return torch.stack(picked, -1)
+
+    @torch.no_grad()
+    def answers(self, batch: JudgeBatch) -> tuple[list[Tensor], list[Tensor]]:
+        """Probabilities of the labels of each question: about each candidate [G, K, L], about each pair [G, M, 2]."""
+        _, _, _, answers, versus = self._forward(batch.text, batch.text_mask, batch.pixels, batch.asked, batch.pairs)
         assert answers is not None  # the questions were asked
-        picked = answers.float()[..., list(self.frame.labels)].softmax(-1)
-        return picked @ torch.linspace(0, 1, len(self.frame.labels))
+        found = [_label_shares(answers[..., i, :], ask) for i, ask in enumerate(self.frame.asks[: batch.asked])]
+        if versus is None:
+            return found, []
+        return found, [_label_shares(versus[..., i, :], ask) for i, ask in enumerate(self.frame.pair_asks)]
 
     def _see_loss(self, see: Tensor, batch: JudgeBatch) -> Tensor:
         look, ground, damage = see.split([sum(_LOOK), sum(_GROUND), 1], -1)
@@ -112,22 +151,14 @@ class JudgeTrainer(nn.Module):
         return total + 2 * F.binary_cross_entropy_with_logits(flags, truths.float())
 
     def _forward(
-        self, text: Tensor, text_mask: Tensor, pixels: Tensor, asked: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Logits of the heads and of the answers; the latter two only where questions are put."""
+        self, text: Tensor, text_mask: Tensor, pixels: Tensor, asked: int, pairs: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Logits of the heads, of the answers [G, K, asked, V] and of the comparisons [G, M, Q, V]; the latter three
+        only where questions are put.
+        """
         features = self._look(pixels)  # [G, 1 + K, 9, D]
         model = self.judge.model.language_model
-        embed = model.embed_tokens.weight
-        groups, count = pixels.shape[0], pixels.shape[1] - 1
-        start, end = self.frame.image
-
-        def fixed(ids: tuple[int, ...], *shape: int) -> Tensor:
-            return embed[list(ids)].expand(*shape, -1, -1)
-
-        shared = torch.cat(
-            [F.embedding(text, embed), fixed((start,), groups), features[:, 0], fixed((end,), groups)],
-            1,
-        ).float()
+        shared = torch.cat([F.embedding(text, model.embed_tokens.weight), self._shown(features[:, 0])], 1).float()
         length = shared.shape[1]
         known = F.pad(text_mask, (0, 11), value=True)  # [G, P]
         image_at = length - 10
@@ -141,42 +172,60 @@ class JudgeTrainer(nn.Module):
         if not asked:
             for layer in model.layers[:check_at]:
                 shared = _block(layer, shared, shared_turn, shared_mask)
-            return see, self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6)), None, None
+            return see, self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6)), None, None, None
 
-        asks = [token for question in self.frame.questions for token in question]
-        own_text = fixed((start, end, *asks), groups, count)
-        rest = torch.cat([own_text[:, :, :1], features[:, 1:], own_text[:, :, 1:]], 2).float()
-        rest_turn = self._turn(self._branch_positions(length))
-        rest_mask = torch.cat(
-            [
-                known[:, None, None, None].expand(-1, count, 1, rest.shape[2], -1),
-                self._tree().expand(groups, count, 1, -1, -1),
-            ],
-            -1,
-        )
-        answer_at = self._answer_at()
+        shown = self._shown(features[:, 1:])
+        alone = self._branch(shown, self.frame.asks[:asked], known)
+        both = None
+        if pairs is not None:
+            rows = torch.arange(len(pairs))[:, None]
+            together = torch.cat([shown[rows, pairs[..., 0]], shown[rows, pairs[..., 1]]], 2)
+            both = self._branch(together, self.frame.pair_asks, known)
         plan, check = torch.empty(0), None  # set below, before the last layers
         for number, layer in enumerate(model.layers):
             if number == check_at:
                 plan = self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6))
-                check = self.check_head(_norm(rest[:, :, 1:10], 1e-6))
+                check = self.check_head(_norm(alone.x[:, :, 1:10], 1e-6))
             last = number == len(model.layers) - 1
             keys, values = _keys(layer, shared, shared_turn)
+            for branch in (alone, both):
+                if branch:
+                    branch.layer(layer, keys, values, last)
             if not last:
-                shared_next = _block(layer, shared, shared_turn, shared_mask, (keys, values))
-            own_keys, own_values = _keys(layer, rest, rest_turn)
-            wide = (
-                torch.cat([keys[:, None].expand(-1, count, -1, -1, -1), own_keys], -2),
-                torch.cat([values[:, None].expand(-1, count, -1, -1, -1), own_values], -2),
-            )
-            if last:
-                turn = (rest_turn[0][answer_at], rest_turn[1][answer_at])
-                rest = _block(layer, rest[:, :, answer_at], turn, rest_mask[..., answer_at, :], wide)
-            else:
-                rest = _block(layer, rest, rest_turn, rest_mask, wide)
-                shared = shared_next
-        answers = F.linear(_norm(rest, model.norm.variance_epsilon) * model.norm.weight, embed)  # [G, K, Q, V]
-        return see, plan, check, answers
+                shared = _block(layer, shared, shared_turn, shared_mask, (keys, values))
+        return see, plan, check, self._told(alone), self._told(both) if both else None
+
+    def _told(self, branch: _Branch) -> Tensor:
+        norm = self.judge.model.language_model.norm
+        x = _norm(branch.x, norm.variance_epsilon) * norm.weight
+        return F.linear(x, self.judge.model.language_model.embed_tokens.weight)
+
+    def _shown(self, features: Tensor) -> Tensor:
+        """An image as it stands in the text: features [..., 9, D] between the marks of its ends [..., 11, D]."""
+        marks = self.judge.model.language_model.embed_tokens.weight[list(self.frame.image)]
+        start, end = (mark.expand(*features.shape[:-2], 1, -1) for mark in marks)
+        return torch.cat([start, features, end], -2)
+
+    def _branch(self, shown: Tensor, asks: tuple[Ask, ...], known: Tensor) -> _Branch:
+        """Images [G, N, 11 or 22, D] with questions behind them, which do not see each other."""
+        lengths = [len(ask.tokens) for ask in asks]
+        embed = self.judge.model.language_model.embed_tokens.weight
+        words = embed[[token for ask in asks for token in ask.tokens]].expand(*shown.shape[:2], -1, -1)
+        width = shown.shape[2]
+        begin = known.shape[1] - 6  # the source image counts 3 positions for its 9 tokens
+        places = [_positions(11, 1) + begin + 5 * i for i in range(width // 11)]
+        after = begin + 5 * len(places)
+        places += [torch.arange(length).expand(3, -1) + after for length in lengths]
+        owner = torch.tensor([0] * width + [i + 1 for i, length in enumerate(lengths) for _ in range(length)])
+        order = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
+        tree = order & ((owner[:, None] == owner) | (owner == 0))
+        prefix = known[:, None, None, None].expand(-1, shown.shape[1], 1, len(owner), -1)
+        return _Branch(
+            torch.cat([shown, words], 2).float(),
+            self._turn(torch.cat(places, 1)),
+            torch.cat([prefix, tree.expand(*shown.shape[:2], 1, -1, -1)], -1),
+            torch.tensor(lengths).cumsum(0) + width - 1,
+        )
 
     def _look(self, pixels: Tensor) -> Tensor:
         """Vision features [..., 9, D] of patches [..., 36, 363]; every block attends to the whole image."""
@@ -207,20 +256,20 @@ class JudgeTrainer(nn.Module):
         mixed = torch.cat([part[i % 3] for i, part in enumerate(sections)], -1).repeat(1, 2)
         return mixed.cos(), mixed.sin()
 
-    def _branch_positions(self, length: int) -> Tensor:
-        after = length - 6  # the source image counts 3 positions for its 9 tokens
-        parts = [_positions(11, 1) + after]
-        parts += [torch.arange(len(q)).expand(3, -1) + after + 5 for q in self.frame.questions]
-        return torch.cat(parts, 1)
 
-    def _tree(self) -> Tensor:
-        """Which of a candidate's own tokens sees which: bool [S, S]."""
-        owner = torch.tensor([0] * 11 + [i + 1 for i, q in enumerate(self.frame.questions) for _ in q])
-        order = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
-        return order & ((owner[:, None] == owner) | (owner == 0))
+def _label_shares(logits: Tensor, ask: Ask) -> Tensor:
+    """Probabilities of an answer's labels among each other [..., L] from logits [..., V]."""
+    return logits.float()[..., list(ask.labels)].softmax(-1)
 
-    def _answer_at(self) -> Tensor:
-        return torch.tensor([len(q) for q in self.frame.questions]).cumsum(0) + 10
+
+def _surprise(logits: Tensor, asks: tuple[Ask, ...], targets: list[Tensor]) -> Tensor:
+    """Cross-entropy above the target's own entropy of each question [Q]; logits [G, N, Q, V], targets [G, N, L]."""
+    log_probabilities = logits.float().log_softmax(-1)
+    found = []
+    for i, target in enumerate(targets):
+        told = log_probabilities[..., i, :][..., list(asks[i].labels)]
+        found.append((torch.special.xlogy(target, target) - target * told).sum(-1).mean())
+    return torch.stack(found)
 
 
 def _positions(length: int, image_at: int) -> Tensor:

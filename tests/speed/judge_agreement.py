@@ -9,6 +9,9 @@ from the source and hold no untouched copy. "minus L1" scores an edit by minus i
 source, "recommended" is the combination that the recipes train on. "First": share of groups whose true target has the
 highest score.
 
+"vlm:tiny?way=pairwise" scores an edit by its wins over the others of its group; the table "Comparisons" asks for pairs
+directly.
+
 Spearman is over all candidates of all groups, of scores in steps of 0.05 (half the difference that makes a pair). Two
 labels in three are exactly 1, and an exact judge that says 0.993 for one perfect edit and 0.997 for another would be
 marked down for the order of ties: raw scores without ties cannot pass std(ranks of the labels) / std(1..n). The table
@@ -22,6 +25,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +42,15 @@ from mmreward.shapes.world import KEPT_OUT_KINDS, Candidate, Task
 
 DIMS = ("instruction_following", "preservation", "quality")
 NAMES = ("following", "preservation", "quality", "overall")
+REWARDS = (
+    "vlm:tiny",
+    "vlm:tiny?way=checklist",
+    "vlm:tiny?way=pairwise",
+    "recommended",
+    "clip:tiny",
+    "pixels",
+    "minus L1",
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,31 @@ def steps(scores: np.ndarray, size: float) -> np.ndarray:
     return np.round(scores / size) * size
 
 
+def comparisons(spec: str, groups: Sequence[Group]) -> None:
+    """Pairs whose true overall differs by 0.1 or more, put to the judge in both orders."""
+    reward = load_reward(spec)
+    asked, hard = [], []
+    for group in groups:
+        edits, truth, is_hard = group.edits(), group.labels[:, 3], group.hard
+        for i, j in combinations(range(len(edits)), 2):
+            if abs(truth[i] - truth[j]) >= 0.1:
+                asked.append((edits[i], edits[j]) if truth[i] > truth[j] else (edits[j], edits[i]))
+                hard.append(bool(is_hard[i, j]))
+    found = reward.compare(asked)
+    right = np.asarray([one.share > 0.5 if one.ok else np.nan for one in found], dtype=float)
+    row = [
+        spec,
+        len(asked),
+        float(np.nanmean(right)),
+        float(np.nanmean(right[np.asarray(hard)])) if any(hard) else "",
+        float(np.mean([bool(one.consistent) for one in found if one.ok])),
+        float(np.mean([one.verdict == "tie" for one in found if one.ok])),
+        sum(not one.ok for one in found),
+    ]
+    head = ["reward", "pairs", "right", "hard ones right", "same winner in both orders", "called a tie", "failed"]
+    table("Comparisons", head, [row])
+
+
 def ties(groups: Sequence[Group], scored: Scored) -> None:
     """Spearman of rounded and of raw scores, and what raw scores without ties can reach on labels with ties."""
     flat, truth = np.concatenate(scored.scores), np.concatenate([g.labels for g in groups])
@@ -251,7 +289,7 @@ def kept_out(rewards: Sequence[str], count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=400, help="groups of 8 candidates")
-    parser.add_argument("--rewards", nargs="+", default=["vlm:tiny", "recommended", "clip:tiny", "pixels", "minus L1"])
+    parser.add_argument("--rewards", nargs="+", default=REWARDS)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--outputs", nargs="+", type=Path, default=[], help="folders of edits instead of the world")
     parser.add_argument(
@@ -268,6 +306,9 @@ def main() -> None:
     groups = world_groups(World(arguments.split, seed=0), arguments.groups)
     found = summary_rows(groups, arguments.rewards)
     ties(groups, found[arguments.rewards[0]])
+    for spec in arguments.rewards:
+        if "way=pairwise" in spec:
+            comparisons(spec, groups)
     flaw_table(groups, found[arguments.rewards[0]])
     reliability(groups, found[arguments.rewards[0]])
     kept_out(arguments.rewards, max(arguments.groups // 4, 8))

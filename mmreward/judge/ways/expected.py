@@ -65,7 +65,8 @@ def load(options: dict[str, str], card: Mapping[str, Any]) -> ExpectedScore:
     names, else edit-1), `floor` (least probability on the labels, default 0.5).
     """
     floor = take_number(options, "floor", FLOOR, 0, 1)
-    return ExpectedScore(load_questions(options.pop("question", "") or card.get("question", _GENERAL)), floor)
+    name = options.pop("question", "") or card.get("questions", {}).get("expected", _GENERAL)
+    return ExpectedScore(load_questions(name), floor)
 
 
 class ExpectedScore:

@@ -79,7 +79,8 @@ def load(options: dict[str, str], card: Mapping[str, Any]) -> Pairwise:
 
 class PairSet(LabelWording):
     """`first` and `second` show the two edits, `questions` has a question a criterion, `answer` and `verdict` say how
-    to answer it: with a label, the first edit's before the second's, or with reasons as JSON with the key "winner".
+    to answer it: with a label, the first edit's before the second's, or (where there is a `verdict`) with reasons as
+    JSON with the key "winner".
     """
 
     places = {
@@ -94,8 +95,8 @@ class PairSet(LabelWording):
     first: str
     second: str
     questions: dict[str, str] = Field(min_length=1)
-    answer: str
-    verdict: str
+    answer: str = ""
+    verdict: str | None = None
     task: str | None = None
     criteria: str | None = None
 
@@ -110,8 +111,8 @@ class PairSet(LabelWording):
         self, group: Group, orders: Sequence[tuple[int, int]], criterion: Sequence[str], task: str, by: str
     ) -> Prompt:
         """Questions about pairs of candidates in the orders given, which are sorted; answers come order by order."""
-        tail, prefix = (self.verdict, "") if by == "verdict" else (self.answer, self.prefix)
-        texts = [f"{self.questions[one].strip()}\n{tail.strip()}" for one in criterion]
+        tail, prefix = (self.verdict or "", "") if by == "verdict" else (self.answer, self.prefix)
+        texts = [f"{self.questions[one].strip()}\n{tail.strip()}".strip() for one in criterion]
         asked = tuple(Prompt((Fixed(text),), answer=prefix) for text in texts)
         branches = []
         for first, those in groupby(orders, key=lambda order: order[0]):
@@ -156,6 +157,8 @@ class Pairwise:
                 raise unknown(f"criterion of {questions.version}", one, questions.questions)
         if task and questions.task is None:
             raise ValueError(f"option task: question set {questions.version} has no place for it (a text `task`)")
+        if by == "verdict" and questions.verdict is None:
+            raise ValueError(f"option by=verdict: question set {questions.version} does not ask for one (`verdict`)")
         sampling = sampling or Sampling()
         self.questions, self.criterion, self.task, self.by = questions, tuple(criterion), task, by
         self.margin, self.floor, self.scheme, self.rivals = margin, floor, scheme, rivals

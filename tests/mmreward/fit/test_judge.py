@@ -8,14 +8,17 @@ import torch
 from PIL import Image
 
 from mmreward.fit.judge import run
+from mmreward.fit.judge_asks import Ask, compared, frame_of, soft_digits, true_answers
 from mmreward.fit.judge_check import order, spearman
-from mmreward.fit.judge_data import Batches, patches, place_residuals, smeared_groups, world_group
+from mmreward.fit.judge_data import Batches, neighbours, patches, place_residuals, smeared_groups, world_group
 from mmreward.fit.judge_extra import read_outputs
 from mmreward.fit.judge_model import ModelConfig, new_model, new_processor, new_tokenizer
-from mmreward.fit.judge_run import frame_of
-from mmreward.fit.judge_train import JudgeTrainer, soft_digits
+from mmreward.fit.judge_train import JudgeTrainer
 from mmreward.judge.backends.transformers import TransformersBackend
-from mmreward.judge.question import load_questions
+from mmreward.judge.question import load_questions, load_wording
+from mmreward.judge.way import Group
+from mmreward.judge.ways.checklist import ChecklistSet
+from mmreward.judge.ways.pairwise import PairSet
 from mmreward.shapes import World, read, truth
 from mmreward.training import ConfigError
 
@@ -52,7 +55,7 @@ def parts():
             if parameter.ndim > 1:
                 parameter.mul_(4)
     questions = load_questions("shapes-1")
-    frame = frame_of(processor, questions)
+    frame = frame_of(processor, questions, "checklist-shapes-1", "pairwise-shapes-1")
     batches = Batches(
         World("train", 1), tokenizer, processor.image_processor, frame, groups=3, candidates=4, text_length=90
     )
@@ -73,6 +76,41 @@ def test_the_training_forward_is_the_model_s_own(parts):
     np.testing.assert_allclose(found.reshape(3, -1), expected, atol=1e-4)
 
 
+def test_checks_and_comparisons_are_the_model_s_own(parts):
+    model, processor, _, frame, batches = parts
+    groups = [world_group(batches.world, i, 4) for i in range(3)]
+    pairs = neighbours(3, 4, np.random.default_rng(0))
+    singles, doubles = JudgeTrainer(model, frame, dense_steps=10).answers(batches.batch(groups, pairs=pairs))
+    backend = TransformersBackend(model, processor, layout="plain")
+    image = Image.fromarray
+    asked = [Group(g.instruction, image(g.source_image), tuple(image(i) for i in g.images)) for g in groups]
+
+    checks = load_wording(ChecklistSet, "checklist", "checklist-shapes-1")
+    told = backend.probabilities([checks.prompt(group, checks.checks) for group in asked], checks.labels)
+    found = torch.stack(singles[frame.scores :], 2).reshape(3, -1, 2).numpy()
+    np.testing.assert_allclose(found, shares(told), atol=1e-4)
+
+    versus = load_wording(PairSet, "pairwise", "pairwise-shapes-1")
+    names = list(versus.questions)
+    orders = [sorted(map(tuple, row.tolist())) for row in pairs]
+    told = backend.probabilities(
+        [versus.prompt(group, own, names, "", "probability") for group, own in zip(asked, orders, strict=True)],
+        versus.labels,
+    )
+    found = torch.stack(doubles, 2).numpy()  # [G, M, Q, 2]
+    place = [
+        [list(map(tuple, row.tolist())).index(pair) for pair in own] for row, own in zip(pairs, orders, strict=True)
+    ]
+    found = np.stack([row[own] for row, own in zip(found, place, strict=True)]).reshape(3, -1, 2)
+    assert np.ptp(found) > 1e-3
+    np.testing.assert_allclose(found, shares(told), atol=1e-4)
+
+
+def shares(told):
+    answers = np.asarray([[answer.probabilities for answer in row] for row in told])
+    return answers / answers.sum(-1, keepdims=True)
+
+
 def test_patches_are_the_processor_s(parts):
     _, processor, *_ = parts
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -89,6 +127,29 @@ def test_soft_digits_have_the_label_as_expectation():
     torch.testing.assert_close(found @ torch.linspace(0, 1, 6), labels)
     torch.testing.assert_close(found.sum(-1), torch.ones(23))
     assert ((found > 0).sum(-1) <= 2).all()
+
+
+def test_the_oracle_s_answers_to_checks_and_comparisons():
+    labels = torch.tensor([[1.0, 0.9, 0.5], [0.5, 1.0, 1.0]])
+    kept = Ask((1,), (2, 3), "preservation", 0.95)
+    assert true_answers(kept, labels).tolist() == [[1, 0], [0, 1]]
+    digit = Ask((1,), tuple(range(6)), "quality")
+    assert true_answers(digit, labels)[0].tolist() == [0, 0, 0.5, 0.5, 0, 0]
+    better = Ask((1,), (2, 3), "overall")
+    first, second = labels.unbind(0)  # overall .96 x .75 = .72 and .5
+    assert compared(better, first, second).tolist() == [1, 0]
+    assert compared(better, second, first).tolist() == [0, 1]
+    assert compared(better, first, first).tolist() == [0.5, 0.5]
+    near = torch.tensor([0.97, 0.9, 0.5])
+    torch.testing.assert_close(compared(Ask((1,), (2, 3), "instruction_following"), first, near)[0], torch.tensor(0.65))
+
+
+def test_each_candidate_is_compared_with_its_neighbour_in_a_ring():
+    pairs = neighbours(5, 4, np.random.default_rng(0))
+    assert pairs.shape == (5, 4, 2)
+    for ring in pairs.tolist():
+        assert sorted(first for first, _ in ring) == sorted(second for _, second in ring) == [0, 1, 2, 3]
+        assert all(first != second for first, second in ring)
 
 
 def test_a_batch_depends_on_its_step_alone(parts):
@@ -150,7 +211,7 @@ def test_a_run_writes_a_judge_that_loads_and_resumes(tmp_path, capsys):
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
     card = json.loads((tmp_path / "a" / "model" / "mmreward.json").read_text())
-    assert (card["domain"], card["question"], card["half_trained"]) == ("shapes", "shapes-1", False)
+    assert (card["domain"], card["questions"]["expected"], card["half_trained"]) == ("shapes", "shapes-1", False)
     assert "validation_pairs" in card["numbers"]
     from mmreward import load_reward
 
