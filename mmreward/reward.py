@@ -46,7 +46,9 @@ class Reward(Protocol):
 
     name: str
     dims: tuple[str, ...]
-    is_differentiable: bool
+
+    @property
+    def is_differentiable(self) -> bool: ...
 
     def score(self, edits: Sequence[Edit]) -> list[Score]: ...
 

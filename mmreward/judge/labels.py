@@ -7,6 +7,7 @@ such a token, and no token may stand for two labels. The probability on all labe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +37,10 @@ class LabelIds:
     ids: tuple[tuple[int, ...], ...]
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities [N, labels] from logits [N, vocabulary], by a softmax over the full vocabulary in float32."""
-        whole = logits.float().softmax(-1)
+        """Probabilities [N, labels] from logits [N, vocabulary], by a softmax over the full vocabulary in float32 or
+        better.
+        """
+        whole = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         return torch.stack([whole[:, list(ids)].sum(-1) for ids in self.ids], -1)
 
 
@@ -47,13 +50,12 @@ def failed(status: Status, error: str) -> Answer:
 
 def answers(probabilities: Tensor) -> list[Answer]:
     """One answer for each row of probabilities [N, labels]; non-finite rows are a parse error."""
-    found = []
-    for row in probabilities.double().cpu():
-        if torch.isfinite(row).all():
-            found.append(Answer(tuple(row.tolist()), float(row.sum())))
-        else:
-            found.append(failed("parse_error", "the model's output is not finite (NaN or infinity)"))
-    return found
+    return [
+        Answer(tuple(row), sum(row))
+        if all(map(math.isfinite, row))
+        else failed("parse_error", "the model's output is not finite (NaN or infinity)")
+        for row in probabilities.double().tolist()
+    ]
 
 
 def find_labels(tokenizer: Any, labels: Sequence[str]) -> LabelIds:

@@ -2,7 +2,8 @@
 
 It does what every judge needs and neither of the two should know: it refuses rows that cannot be judged, puts the
 edits of one source with one instruction (and the same criteria) together, so that what they share is asked once, and
-writes into each score what made it. Images go to the model as they are; its own processor resizes them.
+writes into each score what made it. Images go to the model as they are; its own processor resizes them, and provenance
+says from which size to which.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmreward.domain import ANY, DOMAINS, check
 from mmreward.edit import Edit, ImageError
@@ -19,6 +20,9 @@ from mmreward.judge.way import Group, PairWay, Way
 from mmreward.preference import Pair, Preference
 from mmreward.reward import unknown
 from mmreward.score import Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["JudgeReward"]
 
@@ -29,10 +33,9 @@ class JudgeReward:
     """`overall`, `dims`, `raw`, `spread` and `rationale` are those of its way of judging (`mmreward.judge.ways`).
 
     `name` is the reward's, `model` the judge's. `known_for` is the domain that the model was made for, `domain` the one
-    that the caller insists on. `provenance` adds to what the backend and the way say.
+    that the caller insists on. `provenance` adds to what the backend and the way say; `sizes` in a score's provenance
+    is what became of each image, by `shown` where the way resizes images itself.
     """
-
-    is_differentiable = False
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class JudgeReward:
         known_for: str = ANY,
         domain: str | None = None,
         provenance: Mapping[str, Any] | None = None,
+        shown: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
         if domain is not None and domain not in DOMAINS:
             raise unknown("domain", domain, DOMAINS)
@@ -51,6 +55,7 @@ class JudgeReward:
         self.backend, self.way, self.name = backend, way, name
         self.dims = way.dims
         self._domain = domain or known_for
+        self._shown = shown
         self._provenance: dict[str, Any] = {
             "reward": name,
             "model": model,
@@ -59,6 +64,21 @@ class JudgeReward:
             "domain": known_for if self._domain == known_for else "ignored",
             **(provenance or {}),
         }
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether `tensor` works: for expected scores of a Qwen-VL model in this process."""
+        from mmreward.judge.differentiable import obstacle
+
+        return obstacle(self.backend, self.way) is None
+
+    def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
+        """`overall` [B] of images [B, 3, H, W] in [0, 1], differentiable, NaN for a row without a score; how far it is
+        from `score` says `mmreward.judge.differentiable`. Raises ValueError where `is_differentiable` is False.
+        """
+        from mmreward.judge.differentiable import PixelJudge
+
+        return PixelJudge(self.backend, self.way)(source, edited, instructions)
 
     @property
     def compare(self) -> Callable[[Sequence[Pair]], list[Preference]]:
@@ -79,7 +99,7 @@ class JudgeReward:
         asked = [_group([edits[i] for i in members]) for members in groups.values()]
         for members, told in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
             scores |= zip(members, told, strict=True)
-        return [self._signed(scores[index]) for index in range(len(edits))]
+        return [self._signed(scores[index], source=edit, edited=edit) for index, edit in enumerate(edits)]
 
     def _compare(self, way: PairWay, pairs: Sequence[Pair]) -> list[Preference]:
         found: dict[int, Preference] = {}
@@ -98,7 +118,7 @@ class JudgeReward:
             places.append([(place[first.key], place[second.key]) for first, second in (pairs[i] for i in members)])
         for members, told in zip(groups.values(), way.compare(asked, places, self.backend), strict=True):
             found |= zip(members, told, strict=True)
-        return [self._signed(found[index]) for index in range(len(pairs))]
+        return [self._signed(found[i], source=pair[0], first=pair[0], second=pair[1]) for i, pair in enumerate(pairs)]
 
     def _check_pair(self, first: Edit, second: Edit) -> Preference | None:
         for name, edit in (("first", first), ("second", second)):
@@ -109,8 +129,23 @@ class JudgeReward:
             return Preference.failed("not_applicable", error)
         return None
 
-    def _signed(self, told: Told) -> Told:
-        return replace(told, provenance={**self._provenance, **told.provenance})
+    def _signed(self, told: Told, **shown: Edit) -> Told:
+        """With provenance; `shown` names the images of a row and the edits that hold them."""
+        sizes = {}
+        for name, edit in shown.items():
+            try:
+                image = edit.image("source" if name == "source" else "edited")
+            except ImageError:
+                continue  # the row's status says so
+            sizes[name] = {"given": list(image.size), **self._size(*image.size)}
+        return replace(told, provenance={**self._provenance, "sizes": sizes, **told.provenance})
+
+    def _size(self, width: int, height: int) -> dict[str, Any]:
+        """What becomes of an image of this size, as far as it is known."""
+        tell = getattr(self.backend, "shown_size", None)
+        if self._shown:
+            width, height = self._shown(width, height)
+        return tell(width, height) if tell else {}
 
     def _check(self, edit: Edit) -> Score | None:
         if not edit.instruction.strip():

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mmreward.edit import Edit, ImageError
 from mmreward.judge.checkpoints.heads import DTYPES, HeadModel, Reading, check_words, words
-from mmreward.judge.checkpoints.images import FIXED_AREA, sized
+from mmreward.judge.checkpoints.images import FIXED_AREA, sized, sizes
 from mmreward.judge.checkpoints.texts import Texts, read_texts
 from mmreward.judge.checkpoints.weights import find_weights
 from mmreward.judge.options import take_choice, take_whole
@@ -166,13 +166,14 @@ class EditRewardReward:
             rows = [(*two, *words(template, ending, edits[i].instruction.strip())) for i, two in images.items()]
             read.append(self.model.read(head, rows, pictures))
         for index, *readings in zip(images, *read, strict=True):
-            scores[index] = self._score(readings)
+            scores[index] = self._score(readings, edits[index])
         return [scores[index] for index in range(len(edits))]
 
-    def _score(self, readings: Sequence[Reading]) -> Score:
+    def _score(self, readings: Sequence[Reading], edit: Edit) -> Score:
+        provenance = self._provenance | {"sizes": sizes(edit, "source", "edited")}
         for dimension, one in zip(HEADS, readings, strict=True):
             if one.status != "ok":
-                return Score.failed(one.status, f"{dimension}: {one.error}", provenance=self._provenance)
+                return Score.failed(one.status, f"{dimension}: {one.error}", provenance=provenance)
         pooled = self.pool(readings)
         raw = {"mu": pooled.mu, "sigma": pooled.sigma}
         for dimension, one in zip(HEADS, readings, strict=True):
@@ -182,5 +183,5 @@ class EditRewardReward:
             {dimension: self.scale(one.mu) for dimension, one in zip(HEADS, readings, strict=True)},
             spread=Spread("head", self.scale.spread(pooled.mu, pooled.sigma)),
             raw=raw,
-            provenance=self._provenance,
+            provenance=provenance,
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 from mmreward.edit import Edit, ImageError
 from mmreward.judge.checkpoints.heads import DTYPES, HeadModel, Reading, check_words, words
-from mmreward.judge.checkpoints.images import FIXED_AREA, sized
+from mmreward.judge.checkpoints.images import FIXED_AREA, sized, sizes
 from mmreward.judge.checkpoints.texts import Texts, package_folder, read_texts
 from mmreward.judge.checkpoints.weights import find_weights
 from mmreward.judge.options import take_choice, take_whole
@@ -118,7 +118,7 @@ class Hpsv3Reward:
             {"preference": overall},
             spread=Spread("head", self.scale.spread(reading.mu, reading.sigma)),
             raw={"mu": reading.mu, "sigma": reading.sigma},
-            provenance=self._provenance | {"text": text_of(edit)[1]},
+            provenance=self._provenance | {"text": text_of(edit)[1], "sizes": sizes(edit, "edited")},
         )
 
     def _failed(self, status: Status, error: str, edit: Edit) -> Score:

@@ -13,28 +13,9 @@ from __future__ import annotations
 
 __all__ = ["load"]
 
-from pathlib import Path
-from typing import Any
-
-from mmreward.judge.options import take_choice, take_number, take_whole
 from mmreward.judge.reward import JudgeReward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
-
-_OPTIONS = (
-    "concurrency",
-    "files",
-    "key_env",
-    "label_ids",
-    "pixels",
-    "retries",
-    "thinking",
-    "timeout",
-    "top",
-    "uuids",
-    "way",
-)
-_SWITCH = {"yes": True, "no": False}
 
 
 def load(model: str = "", **options: str) -> JudgeReward:
@@ -47,32 +28,15 @@ def load(model: str = "", **options: str) -> JudgeReward:
     (alternatives of a token that are asked for, default 20), `label_ids` (no: vLLM is not asked for the labels' tokens
     by their ids), `thinking` (yes or no, for chat templates that know enable_thinking).
     """
-    address, _, name = model.partition("#")
-    if not address:
+    if not model.partition("#")[0]:
         raise ValueError("the reward 'openai' needs a server, such as 'openai:http://127.0.0.1:8000/v1#MODEL'")
-    from mmreward.judge.backends.openai import TOP, OpenAIBackend
+    from mmreward.judge.backends.openai_options import SERVER_OPTIONS, open_server
 
     way_name = options.pop("way", "expected")
-    known = (*_OPTIONS, *way_options(way_name))
+    known = ("way", *SERVER_OPTIONS, *way_options(way_name))
     for option in options:
         if option not in known:
             raise unknown("option of 'openai'", option, known)
-    settings: dict[str, Any] = {
-        "key_env": options.pop("key_env", None),
-        "concurrency": take_whole(options, "concurrency", 32),
-        "timeout": take_number(options, "timeout", 120.0, 0.1, 86400.0),
-        "retries": take_whole(options, "retries", 3, least=0),
-        "pixels": take_whole(options, "pixels", 1) if "pixels" in options else None,
-        "files": Path(options.pop("files")) if "files" in options else None,
-        "uuids": _switch(options, "uuids", "no"),
-        "top": take_whole(options, "top", TOP),
-        "thinking": _switch(options, "thinking", "no") if "thinking" in options else None,
-        "label_ids": _switch(options, "label_ids", "yes"),
-    }
     way = load_way(way_name, options)
-    backend = OpenAIBackend.load(address, name, **settings)
+    backend = open_server(model, options)
     return JudgeReward(backend, way, name=f"openai:{backend.server.url}#{backend.model}", model=backend.model)
-
-
-def _switch(options: dict[str, str], name: str, default: str) -> bool:
-    return _SWITCH[take_choice(options, name, default, _SWITCH)]

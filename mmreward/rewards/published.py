@@ -3,6 +3,7 @@
     published:VisionXLab/FIRM-Edit-8B?judge=firm&prompt=FIRM-Reward/editing/reward_server/prompt_template.py
     published:FOLDER?judge=unified-reward&prompt=UnifiedReward/UnifiedReward-Edit
     published:FOLDER?judge=rational-rewards&prompt=RationalRewards/README.md
+    published:VisionXLab/FIRM-Edit-8B?judge=firm&prompt=...&server=http://127.0.0.1:8000/v1
 
 `prompt` is the file or folder in which their authors published the words; it is read and never run, and compared with
 a digest. With other words (a YAML file with texts of the same names) the model still runs, and its scores do not carry
@@ -31,7 +32,8 @@ JUDGES: dict[str, PlainJudge] = {
     "unified-reward": unified_reward.JUDGE,
 }
 
-_OPTIONS = ("base", "device", "dtype", "judge", "pixels", "prompt", "revision", "tokens", *SAMPLING_OPTIONS)
+_OPTIONS = ("judge", "prompt", "server", *SAMPLING_OPTIONS)
+_MODEL_OPTIONS = ("base", "device", "dtype", "pixels", "revision", "tokens")
 
 
 def load(model: str = "", **options: str) -> JudgeReward:
@@ -39,13 +41,18 @@ def load(model: str = "", **options: str) -> JudgeReward:
 
     Options: `judge` (one of `JUDGES`), `prompt`, the options of sampling (default: as published), `device`, `dtype`,
     `revision` of a hub id, `base` of a LoRA adapter, `pixels` (most pixels of an image), `tokens` (how many go through
-    the model at once, default 8192).
+    the model at once, default 8192). `server` (ADDRESS#MODEL) asks a server of the OpenAI protocol that runs the model,
+    with the options of `openai:` in place of those from `device` on; that it does run it, nobody can see from here.
     """
     if not model:
         raise ValueError("the reward 'published' needs a model, such as 'published:VisionXLab/FIRM-Edit-8B?judge=firm'")
+    from mmreward.judge.backends.openai_options import SERVER_OPTIONS, open_server
+
+    server = options.pop("server", "")
+    known = (*_OPTIONS, *(SERVER_OPTIONS if server else _MODEL_OPTIONS))
     for option in options:
-        if option not in _OPTIONS:
-            raise unknown("option of 'published'", option, _OPTIONS)
+        if option not in known:
+            raise unknown("option of 'published'", option, known)
     if "judge" not in options:
         raise ValueError(f"published:{model} needs ?judge=, one of {', '.join(JUDGES)}")
     name = take_choice(options, "judge", "", JUDGES)
@@ -58,7 +65,8 @@ def load(model: str = "", **options: str) -> JudgeReward:
         {**judge.sampling, **{key: options.pop(key) for key in SAMPLING_OPTIONS if key in options}}
     )
     way = judge.make(texts, sampling)
-    backend = _open(model, options, None if judge.system is None else texts.values[judge.system])
+    system = None if judge.system is None else texts.values[judge.system]
+    backend = open_server(server, options, system=system) if server else _open(model, options, system)
     own = "" if texts.published else "own prompt in place of "
     return JudgeReward(backend, way, name=f"{own}{name}:{model}", model=model)
 

@@ -10,7 +10,8 @@ is a digit, its score is the expectation over the digits, and
     overall = following x (0.6 + 0.4 preservation) x (0.5 + 0.5 quality)
 
 Edits of one source with one instruction are judged together: what they share goes through the model once. That changes
-no score beyond rounding.
+no score beyond rounding. Expected scores of Qwen-VL models are differentiable too: `tensor` takes images as tensors
+(see `mmreward.judge.differentiable`).
 """
 
 from __future__ import annotations

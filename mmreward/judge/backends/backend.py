@@ -48,7 +48,11 @@ class Text:
 
 
 class Backend(Protocol):
-    """`describe` (backend, model, revision, dtype, pixel budget, …) goes into every score's provenance."""
+    """`describe` (backend, model, revision, dtype, pixel budget, …) goes into every score's provenance.
+
+    A backend may have two things more: `takes_prefix`, True where it goes on from the beginning of an answer, and
+    `shown_size(width, height)`, what becomes of an image of that size as far as it is known.
+    """
 
     describe: dict[str, Any]
 

@@ -73,6 +73,16 @@ class Cached:
             for tree in trees
         ]
 
+    def chances(self, trees: Sequence[Node], labels: LabelIds) -> Tensor:
+        """Probabilities [leaves, labels] of trees without a failed node, tree by tree, with gradients."""
+        found: dict[int, Tensor] = {}
+
+        def read(leaves: Sequence[Node], hidden: Tensor, state: State) -> None:
+            found.update(zip(map(id, leaves), labels.probabilities(self.language.logits(hidden)), strict=True))
+
+        self.walk(trees, read)
+        return torch.stack([found[id(end)] for tree in trees for end in tree.ends()])
+
     def walk(self, nodes: Sequence[Node], read: Read, parents: Sequence[int] = (), before: State | None = None) -> None:
         """Reads nodes and all below; node i goes on from row `parents[i]` of `before`."""
         past = before.mask.shape[1] if before else 0

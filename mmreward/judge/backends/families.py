@@ -30,7 +30,8 @@ __all__ = ["Family", "Prepared", "find_family", "stack_tensors", "text_positions
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """An image as a model's vision tower wants it: its tokens in the text, tensors by name, and its grid of visual
-    tokens where positions need it. Or why it cannot be used.
+    tokens where positions need it. `tiles`: how many it was cut into, and their width and height; empty for a grid. Or
+    why it cannot be used.
     """
 
     ids: tuple[int, ...] = ()
@@ -38,6 +39,7 @@ class Prepared:
     rows: int = 0
     columns: int = 0
     error: str | None = None
+    tiles: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -70,7 +72,7 @@ def find_family(model: Any, processor: Any) -> Family | None:
 
 def text_positions(start: int, count: int, axes: int) -> np.ndarray:
     """Positions [axes, count] of text."""
-    return np.broadcast_to(np.arange(start, start + count), (axes, count))
+    return np.arange(start, start + count)[None].repeat(axes, 0)
 
 
 class GridFamily:
@@ -120,7 +122,8 @@ class TileFamily:
         except Exception as error:  # whatever an odd image makes a processor raise
             return _unfit(image, error)
         tensors = {name: found[name] for name in ("pixel_values", "pixel_attention_mask") if name in found}
-        return Prepared(tuple(found["input_ids"][0].tolist()), tensors)
+        *_, count, _, height, width = tensors["pixel_values"].shape
+        return Prepared(tuple(found["input_ids"][0].tolist()), tensors, tiles=(count, width, height))
 
     def picture_positions(self, start: int, picture: Prepared) -> tuple[np.ndarray, int]:
         count = len(picture.ids)

@@ -37,7 +37,8 @@ _CANNOT_GO_ON = Reply(
 
 class OpenAIBackend:
     """`model` on `server`, which `found` describes. `thinking` False asks the chat template not to let the model think
-    first; None leaves it to the template. `label_ids` False reads labels from the most likely tokens alone.
+    first; None leaves it to the template. `label_ids` False reads labels from the most likely tokens alone. `system` is
+    the message of the system, put before each question.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class OpenAIBackend:
         top: int = TOP,
         thinking: bool | None = None,
         label_ids: bool = True,
+        system: str | None = None,
     ) -> None:
         self.server, self.found, self.model = server, found, model
         self.pictures = pictures or Pictures()
-        self.top, self._kind = top, KINDS[found.kind]
+        self.top, self.system, self._kind = top, system, KINDS[found.kind]
         self._asks_ids = label_ids and self._kind.label_ids
         self._ids: dict[tuple[str, ...], list[int] | None] = {}
         self._template = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
@@ -66,6 +68,7 @@ class OpenAIBackend:
             "thinking": {None: "as the template does", True: "on", False: "off"}[thinking],
             "label_probabilities": f"top_logprobs {top}",
             "repeatable": "up to the server's batching",
+            **({} if self.takes_top_k else {"top_k_sent": False}),
         }
 
     @classmethod
@@ -84,6 +87,7 @@ class OpenAIBackend:
         top: int = TOP,
         thinking: bool | None = None,
         label_ids: bool = True,
+        system: str | None = None,
     ) -> OpenAIBackend:
         """Ask the server what it is. Without `model` it must have exactly one. Raises ValueError."""
         if files is not None and not files.is_dir():
@@ -98,12 +102,21 @@ class OpenAIBackend:
                 raise ValueError(f"which model of {url}? Write openai:{url}#MODEL; {there_is}")
             model = found.models[0]
         pictures = Pictures(pixels=pixels, folder=files.resolve() if files else None, uuids=uuids)
-        return cls(server, found, model, pictures, top=top, thinking=thinking, label_ids=label_ids)
+        return cls(server, found, model, pictures, top=top, thinking=thinking, label_ids=label_ids, system=system)
+
+    @property
+    def takes_top_k(self) -> bool:
+        """Whether the server can draw from the most probable tokens alone."""
+        return "top_k" in self._kind.extra
 
     @property
     def takes_prefix(self) -> bool:
         """Whether the server can go on from the beginning of an answer."""
         return self._kind.going_on is not None
+
+    def shown_size(self, width: int, height: int) -> dict[str, Any]:
+        """The size at which an image is sent, for provenance; what the server makes of it, it does not say."""
+        return {"sent": list(self.pictures.size(width, height))}
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError for labels that could not be told apart, or that the server says are no single tokens."""
@@ -148,7 +161,7 @@ class OpenAIBackend:
         the request, or replaces what would be sent; `extra` holds parameters outside of the protocol, None is left out.
         """
         more = {name: value for name, value in (extra or {}).items() if value is not None}
-        if sampling.top_k is not None and "top_k" in self._kind.extra:
+        if sampling.top_k is not None and self.takes_top_k:
             more["top_k"] = sampling.top_k
         fixed: dict[str, Any] = {
             "model": self.model,
@@ -167,7 +180,7 @@ class OpenAIBackend:
             made = []
             for path, beginning in zip(prompt.paths(), prompt.beginnings(), strict=True):
                 body = fixed["extra_body"] | (self._kind.going_on or {} if beginning else {})
-                one = {**fixed, "extra_body": body, "messages": messages(path, part, beginning)}
+                one = {**fixed, "extra_body": body, "messages": messages(path, part, beginning, self.system)}
                 made += [{**one, "seed": seed} for seed in seeds]
             return made
 

@@ -40,11 +40,13 @@ _OPENINGS = re.compile(r"<(?=[A-Za-z/|!_\uff5c])|\[(?=/?[A-Z_]+\])")
 
 
 def broken(text: str) -> str:
-    """Text of others, in which no control token of a chat template is left.
+    """Text of others, in which no control token of a chat template is left. Half a surrogate pair, which cannot be
+    sent, is a question mark.
 
     >>> broken("<|im_end|> [INST] a < b").replace(chr(0x200B), "_")
     '<_|im_end|> [_INST] a < b'
     """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return _OPENINGS.sub(lambda found: f"{found.group()}\u200b", text)
 
 
@@ -62,6 +64,13 @@ class Pictures:
             "images": "PNG files" if self.folder else "PNG data URLs",
             "pixels": self.pixels or "as they are, the server resizes",
         }
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height at which an image of this size is sent."""
+        if self.pixels is None or width * height <= self.pixels:
+            return width, height
+        scale = math.sqrt(self.pixels / (width * height))
+        return max(1, int(width * scale)), max(1, int(height * scale))
 
     def parts(self, stack: ExitStack) -> _Parts:
         """For one group of requests; files that are written for it are removed when `stack` closes."""
@@ -82,12 +91,16 @@ class Pictures:
             self._known.move_to_end(key)
         if mine:
             try:
-                future.set_result(_encode(_shrunk(image, self.pixels)))
+                future.set_result(_encode(self._sized(image)))
             except BaseException as error:
                 future.set_exception(error)
                 raise
             self._forget()
         return key, future.result()
+
+    def _sized(self, image: Image.Image) -> Image.Image:
+        size = self.size(*image.size)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
     def _forget(self) -> None:
         with self._lock:
@@ -124,9 +137,11 @@ class _Parts:
         return part | {"uuid": key} if self._pictures.uuids else part
 
 
-def messages(path: tuple[Piece, ...], part: _Parts, beginning: str = "") -> list[dict[str, Any]]:
-    """A path of a prompt as the messages of a chat: one of the user, in which neighbouring texts are one, and where the
-    answer begins with a given text, that.
+def messages(
+    path: tuple[Piece, ...], part: _Parts, beginning: str = "", system: str | None = None
+) -> list[dict[str, Any]]:
+    """A path of a prompt as the messages of a chat: one of the system where there is one, one of the user, in which
+    neighbouring texts are one, and where the answer begins with a given text, that.
     """
     content: list[dict[str, Any]] = []
     for piece in path:
@@ -138,16 +153,9 @@ def messages(path: tuple[Piece, ...], part: _Parts, beginning: str = "") -> list
             content[-1] = {"type": "text", "text": content[-1]["text"] + text}
         else:
             content.append({"type": "text", "text": text})
-    asked: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    asked: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    asked.append({"role": "user", "content": content})
     return [*asked, {"role": "assistant", "content": beginning}] if beginning else asked
-
-
-def _shrunk(image: Image.Image, pixels: int | None) -> Image.Image:
-    if pixels is None or image.width * image.height <= pixels:
-        return image
-    scale = math.sqrt(pixels / (image.width * image.height))
-    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _encode(image: Image.Image) -> bytes:

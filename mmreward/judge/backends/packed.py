@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from mmreward.judge.backends.batches import MEMORY, attempt, batches
 from mmreward.judge.backends.language import Language
@@ -58,7 +60,7 @@ class Packed:
 
     def _run(self, rows: Sequence[_Row], labels: LabelIds) -> list[list[Answer]]:
         read = [(i, at) for i, row in enumerate(rows) for at, node in row.ends if node.failed is None]
-        told = iter(self._read(rows, read, labels) if read else [])
+        told = iter(answers(self._read(rows, read, labels)) if read else [])
         return [
             [
                 answer
@@ -68,15 +70,24 @@ class Packed:
             for row in rows
         ]
 
-    def _read(self, rows: Sequence[_Row], read: Sequence[tuple[int, int]], labels: LabelIds) -> list[Answer]:
+    def chances(self, trees: Sequence[Node], labels: LabelIds) -> Tensor:
+        """Probabilities [leaves, labels] of trees without a failed node, tree by tree, with gradients."""
+        rows = [_row(tree) for tree in trees]
+        found: dict[int, Tensor] = {}
+        for batch in batches([len(row.ids) for row in rows], self.tokens):
+            some = [rows[i] for i in batch]
+            told = self._read(some, [(i, at) for i, row in enumerate(some) for at, _ in row.ends], labels)
+            found |= zip(batch, told.split([len(row.ends) for row in some]), strict=True)
+        return torch.cat([found[i] for i in range(len(rows))])
+
+    def _read(self, rows: Sequence[_Row], read: Sequence[tuple[int, int]], labels: LabelIds) -> Tensor:
+        """Probabilities [N, labels] at places (row, token) of rows."""
         device = self.language.device
         ids, positions, reach = (torch.from_numpy(array).to(device) for array in _pad(rows))
-        at = torch.arange(ids.shape[1], device=device)
-        mask = (at[:, None] >= at) & (at[:, None] < reach[:, None])
         pictures = [picture for row in rows for picture in row.pictures]
-        hidden = self.language.hidden(ids, positions, mask[:, None], pictures)
+        hidden = self.language.hidden(ids, positions, _mask(reach, self.language.model.dtype), pictures)
         where = torch.tensor(read, device=device)
-        return answers(labels.probabilities(self.language.logits(hidden[where[:, 0], where[:, 1]])))
+        return labels.probabilities(self.language.logits(hidden[where[:, 0], where[:, 1]]))
 
 
 def _row(tree: Node) -> _Row:
@@ -105,6 +116,20 @@ def _row(tree: Node) -> _Row:
         pictures,
         ends,
     )
+
+
+def _mask(reach: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the attention of token i to token j, 0 or minus infinity: [B, 1, L, L] from reach [B, L].
+
+    Made once in the model's dtype, with rows that begin at multiples of 8 numbers: from a mask of bools each layer
+    would make it anew.
+    """
+    count = reach.shape[1]
+    columns = torch.arange(count + -count % 8, device=reach.device)
+    rows = columns[:count, None]
+    seen = (rows >= columns) & (rows < pad(reach, (0, -count % 8))[:, None])
+    mask = torch.zeros(seen.shape, dtype=dtype, device=reach.device).masked_fill_(~seen, -torch.inf)
+    return mask[:, None, :, :count]
 
 
 def _pad(rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

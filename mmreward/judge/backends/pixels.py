@@ -1,10 +1,12 @@
-"""How large an image a model is shown: the pixel budget of its processor."""
+"""How large an image a model is shown: the pixel budget of its processor, and what it makes of an image's size."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["limit_pixels", "shown_pixels"]
+from mmreward.judge.backends.patches import fitted_size
+
+__all__ = ["limit_pixels", "shown_pixels", "shown_size"]
 
 
 def shown_pixels(processor: Any) -> dict[str, Any]:
@@ -15,6 +17,18 @@ def shown_pixels(processor: Any) -> dict[str, Any]:
     if _has_budget(processor):
         return {"pixels": {"min": size["shortest_edge"], "max": size["longest_edge"]}}
     return {"image_size": size} if size else {}
+
+
+def shown_size(processor: Any, width: int, height: int) -> dict[str, Any]:
+    """`seen`, [width, height] at which a model with a pixel budget sees an image of this size. Empty for other models,
+    and for an image that does not fit.
+    """
+    if not _has_budget(processor):
+        return {}
+    try:
+        return {"seen": list(fitted_size(processor.image_processor, height, width)[::-1])}
+    except ValueError:
+        return {}
 
 
 def limit_pixels(processor: Any, most: int | None, least: int | None) -> None:

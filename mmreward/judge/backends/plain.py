@@ -106,14 +106,18 @@ class PlainRows:
         return self.tokenizer.eos_token_id if known is None else known
 
     def _rows(self, prompts: Sequence[Prompt]) -> dict[int, Row | Answer]:
-        return dict(enumerate(self._row(path) for prompt in prompts for path in _paths(prompt)))
+        paths = (pair for prompt in prompts for pair in zip(_paths(prompt), prompt.beginnings(), strict=True))
+        return dict(enumerate(self._row(path, beginning) for path, beginning in paths))
 
-    def _row(self, path: Path) -> Row | Answer:
-        """The model's inputs for one path, batch dimension 1, or why it cannot be asked."""
+    def _row(self, path: Path, beginning: str) -> Row | Answer:
+        """The model's inputs for one path whose answer begins with `beginning`, batch dimension 1, or why it cannot be
+        asked.
+        """
         content, held, images = _content(path)
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
+        text += beginning
         bos = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
         try:

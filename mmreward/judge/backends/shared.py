@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.cached import Cached
@@ -14,7 +15,7 @@ from mmreward.judge.backends.families import find_family
 from mmreward.judge.backends.language import Language
 from mmreward.judge.backends.packed import Packed
 from mmreward.judge.backends.tree import Node, Reader, images_of
-from mmreward.judge.backends.vision import Vision
+from mmreward.judge.backends.vision import Picture, Vision
 from mmreward.judge.backends.words import Words, find_frame
 from mmreward.judge.backends.writing import Writer
 from mmreward.judge.labels import Answer, LabelIds
@@ -43,11 +44,28 @@ class SharedTrees:
         self.vision = Vision(model, family)
         self.reader = Reader(Words(processor.tokenizer), frame, family, self.language.longest)
         self._check_tokens(processor)
+        self.family = family
         self._way = (Packed if self.layout == "packed" else Cached)(self.language, tokens)
         self._writer = Writer(self.language, processor.tokenizer, tokens)
 
     def probabilities(self, prompts: Sequence[Prompt], labels: LabelIds) -> list[list[Answer]]:
         return self._way.probabilities(self._read(prompts), labels)
+
+    def chances(
+        self, prompts: Sequence[Prompt], pictures: Mapping[int, Picture], labels: LabelIds
+    ) -> list[Tensor | None]:
+        """For each prompt the probabilities [leaves, labels], with gradients to the features of `pictures` (by the id()
+        of the images in the prompts); None where it cannot be asked.
+        """
+        trees = [self.reader.read(prompt, pictures) for prompt in prompts]
+        good = [i for i, tree in enumerate(trees) if not any(end.failed for end in tree.ends())]
+        found: list[Tensor | None] = [None] * len(trees)
+        if good:
+            some = [trees[i] for i in good]
+            told = self._way.chances(some, labels).split([tree.leaves for tree in some])
+            for i, own in zip(good, told, strict=True):
+                found[i] = own
+        return found
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[list[Text]]]:
         """For each prompt, for each leaf, a text for each pass."""

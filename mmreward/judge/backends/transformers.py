@@ -23,7 +23,7 @@ import torch
 from mmreward.judge.backends.adapter import find_adapter, merge
 from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.folder import ModelSource
-from mmreward.judge.backends.pixels import limit_pixels, shown_pixels
+from mmreward.judge.backends.pixels import limit_pixels, shown_pixels, shown_size
 from mmreward.judge.backends.plain import PlainRows
 from mmreward.judge.backends.shared import SharedTrees
 from mmreward.judge.backends.tree import images_of
@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 class TransformersBackend:
     """A `Backend` of one loaded model."""
+
+    takes_prefix = True
+    """A question may give the beginning of its answer."""
 
     def __init__(self, model: Any, processor: Any, *, tokens: int = 8192, layout: str | None = None) -> None:
         """`tokens`: about how many go through the model at once. `layout`: "packed", "cached" or "plain"; without it
@@ -101,11 +104,20 @@ class TransformersBackend:
         commit = getattr(model.config, "_commit_hash", None)
         if found:
             model = merge(model, found)
-        backend = cls(model.to(place), processor, tokens=tokens, layout=layout)
+        model = model.to(place).requires_grad_(False)  # gradients go to pixels, see mmreward.judge.differentiable
+        backend = cls(model, processor, tokens=tokens, layout=layout)
         backend.describe |= {"revision": source.fingerprint() if source.is_folder else commit}
         if found:
             backend.describe |= {"adapter": found.fingerprint()}
         return backend
+
+    def shown_size(self, width: int, height: int) -> dict[str, Any]:
+        """What becomes of an image of this size, for provenance: `seen`, [width, height] in the model, or for models
+        that cut it into tiles, once they have seen one, `tiles`, their number, and `tile`, [width, height] of each.
+        """
+        if self.shared and (cut := self.shared.vision.tiles.get((width, height))):
+            return {"tiles": cut[0], "tile": list(cut[1:])}
+        return shown_size(self.processor, width, height)
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError where a label is no single token, or two are the same."""

@@ -84,7 +84,7 @@ class Reader:
         positions: list[np.ndarray] = []
         shown: list[Picture] = []
         beginning = next(prompt.paths())[:1] if first else None
-        for piece in self.frame.runs(prompt.pieces, beginning, last=not prompt.branches):
+        for piece in self.frame.runs(prompt.pieces, beginning, None if prompt.branches else prompt.answer):
             if isinstance(piece, Image.Image):
                 picture = pictures[id(piece)]
                 at, position = self.family.picture_positions(position, picture.prepared)

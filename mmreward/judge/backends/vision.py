@@ -48,12 +48,15 @@ class Picture:
 
 
 class Vision:
-    """`looks` counts the images whose features were computed."""
+    """`looks` counts the images whose features were computed; `tiles` says of an image's size (width, height) into how
+    many tiles of which width and height it was cut, for models that cut.
+    """
 
     def __init__(self, model: Any, family: Family, *, kept_bytes: int = KEPT_BYTES, alone: int = ALONE) -> None:
         self.model, self.family, self.kept_bytes, self.alone = model, family, kept_bytes, alone
         self.token = model.config.image_token_id
         self.looks = 0
+        self.tiles: dict[tuple[int, int], tuple[int, ...]] = {}
         self._kept: OrderedDict[bytes, Picture] = OrderedDict()
         self._bytes = 0
 
@@ -68,6 +71,13 @@ class Vision:
         self._keep(seen)
         return {one: seen[name] for one, name in names.items()}
 
+    def features(self, prepared: Sequence[Prepared]) -> list[Picture]:
+        """Features of images that fit, with gradients; nothing is kept."""
+        found: dict[int, Picture] = {}
+        for group in self._groups(prepared):
+            found |= zip(group, self._features([prepared[i] for i in group]), strict=True)
+        return [found[i] for i in range(len(prepared))]
+
     def _keep(self, seen: dict[bytes, Picture]) -> None:
         for name, picture in seen.items():
             if picture.features is not None and len(picture.features) >= self.alone:
@@ -80,6 +90,7 @@ class Vision:
 
     def _see(self, images: Sequence[Image.Image]) -> list[Picture]:
         prepared = self.family.prepare(images) if images else []
+        self.tiles |= {image.size: one.tiles for image, one in zip(images, prepared, strict=True) if one.tiles}
         found: dict[int, Picture] = {i: Picture(p, error=p.error) for i, p in enumerate(prepared) if p.error}
         for group in self._groups(prepared):
             self.looks += len(group)

@@ -75,10 +75,10 @@ class Frame:
     tail: str
 
     def runs(
-        self, pieces: Sequence[Piece], beginning: Sequence[Piece] | None, last: bool
+        self, pieces: Sequence[Piece], beginning: Sequence[Piece] | None, answer: str | None
     ) -> Iterator[str | Given | Image.Image]:
         """The pieces of a node with the frame's text around them, neighbouring texts of ours joined. `beginning`: where
-        the message begins here, its first piece; `last`: it ends here.
+        the message begins here, its first piece; `answer`: where it ends here, what the answer begins with.
         """
         text = ""
         if beginning is not None:
@@ -94,7 +94,7 @@ class Frame:
                 yield text
                 text = ""
             yield piece
-        yield text + (self.tail if last else "")
+        yield text if answer is None else text + self.tail + answer
 
 
 def find_frame(processor: Any) -> Frame | None:

@@ -42,7 +42,7 @@ class Writer:
             for start in range(0, len(leaves), size):
                 some = leaves[start : start + size]
                 rows = torch.arange(start, start + len(some)).repeat_interleave(count)
-                texts = self._go_on(some, hidden[rows.to(hidden.device)], state.select(rows), sampling)
+                texts = self._go_on(some, hidden[rows.to(hidden.device)], _select(state, rows), sampling)
                 for i, leaf in enumerate(some):
                     own = texts[i * count : (i + 1) * count]
                     found[id(leaf)] = own if count == sampling.passes else own * sampling.passes
@@ -81,7 +81,7 @@ class Writer:
             if not going:
                 break
             if len(going) < len(rows):
-                state, chosen = state.select(going), chosen[going]
+                state, chosen = _select(state, going), chosen[going]
                 rows = [rows[place] for place in going]
             state = State(state.cache, torch.cat([state.mask, state.mask.new_ones(len(rows), 1)], 1))
             at = (position[rows] + step).expand(axes, -1)[..., None]
@@ -92,3 +92,11 @@ class Writer:
         if broken:
             return Text(status="parse_error", error="the model's output is not finite (NaN or infinity)")
         return as_text(self.tokenizer, ids, self.ending)
+
+
+def _select(state: State, rows: Sequence[int] | Tensor) -> State:
+    """A copy with these rows, in this order, and with room for what is written."""
+    from mmreward.judge.backends.room import roomy
+
+    index = torch.as_tensor(rows, device=state.mask.device)
+    return State(roomy(state.cache, index), state.mask[index])

@@ -15,10 +15,12 @@ Its words are read from the package `editscore`, which is not run. For Qwen2.5-V
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmreward.judge.checkpoints.grades import GradePairs
 from mmreward.judge.checkpoints.texts import Texts
 
-__all__ = ["FAMILIES", "PLACES", "PUBLISHED", "SAMPLING", "editscore_words"]
+__all__ = ["FAMILIES", "PLACES", "PUBLISHED", "SAMPLING", "editscore_words", "family_of"]
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 PLACES = (
@@ -30,8 +32,19 @@ PLACES = (
 PUBLISHED = "355cffe1ee7414a13b34e4e5ba99180c3667ce8cc18b3a2949047c87f340b498"
 """Digest of the texts at `PLACES` in editscore 0.2."""
 
-SAMPLING = {"temperature": "0.7", "top_p": "0.9", "seed": "42", "max_new_tokens": "512"}
-TOP_K = 20
+SAMPLING = {"temperature": "0.7", "top_p": "0.9", "top_k": "20", "seed": "42", "max_new_tokens": "512"}
+
+
+def family_of(base: str) -> str:
+    """The family of a base model by its name, for a model behind a server. Raises ValueError where it does not say."""
+    name = Path(base).name.lower()
+    for family, sign in zip(FAMILIES, ("qwen2.5-vl", "qwen3-vl"), strict=True):
+        if sign in name:
+            return family
+    raise ValueError(
+        f"EditScore is asked otherwise on Qwen2.5-VL than on Qwen3-VL, and {base or 'its name'!r} does not tell which "
+        "one the server has; add ?base= with the model that it was trained on, such as Qwen/Qwen2.5-VL-7B-Instruct"
+    )
 
 
 def editscore_words(texts: Texts, family: str, pixels: int | None = None) -> GradePairs:

@@ -13,7 +13,7 @@ from typing import cast
 from PIL import Image
 
 from mmreward.judge.backends.backend import Sampling
-from mmreward.judge.checkpoints.images import FACTOR, resize_to_area
+from mmreward.judge.checkpoints.images import FACTOR, area_size
 from mmreward.judge.prompt import Fixed, Given, Piece, Prompt
 from mmreward.judge.way import Group, Way
 from mmreward.judge.ways.rubric import Rubric, RubricSet
@@ -56,15 +56,19 @@ class GradePairs:
     def _mark(self, number: int) -> tuple[Piece, ...]:
         return (Fixed(f"<img{number}>: "),) if self.numbered else ()
 
-    def _sized(self, image: Image.Image) -> Image.Image:
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height at which an image of a size is shown to the model's processor."""
         if not self.numbered:
-            return image
+            return width, height
         least, most = (count * FACTOR**2 for count in TOKENS)
         most = min(most, self.pixels or most)
         try:
-            return resize_to_area(image, min(least, most), most)
+            return area_size(width, height, min(least, most), most)
         except ValueError:
-            return image  # the backend refuses it too, as an answer of its row
+            return width, height  # the backend refuses it too, as an answer of its row
+
+    def _sized(self, image: Image.Image) -> Image.Image:
+        return image.resize(self.size(*image.size), Image.Resampling.BICUBIC) if self.numbered else image
 
 
 def rubric_way(words: GradePairs, sampling: Sampling, votes: str = "mean") -> Way:

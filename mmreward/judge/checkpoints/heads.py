@@ -250,7 +250,10 @@ def _open_base(base: str, family: Sequence[str]) -> tuple[Any, Any]:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the base model {base!r} cannot be opened: {first}") from error
     if config.model_type not in family:
-        raise ValueError(f"the base model {base!r} is a {config.model_type}, expected {' or '.join(family)}")
+        raise ValueError(
+            f"the base model {base!r} is a {config.model_type}, expected {' or '.join(family)}: weights with these "
+            "heads are published for no other family, and how they would be read there is not known"
+        )
     return config, processor
 
 

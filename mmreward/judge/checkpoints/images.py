@@ -7,11 +7,13 @@ processors of transformers resize tensors instead, which gives other pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 from PIL import Image
 
 from mmreward.edit import Edit, ImageError, ImageName
 
-__all__ = ["FACTOR", "FIXED_AREA", "resize_to_area", "sized"]
+__all__ = ["FACTOR", "FIXED_AREA", "area_size", "resize_to_area", "sized", "sizes"]
 
 FACTOR = 28
 """Sides of images are multiples of this: patches of 14 pixels, merged two by two."""
@@ -20,15 +22,20 @@ FIXED_AREA = 256 * 28 * 28
 """Pixels of every image of EditReward and HPSv3, as far as the aspect ratio allows: 448 x 448 for a square."""
 
 
-def resize_to_area(image: Image.Image, least: int, most: int, factor: int = FACTOR) -> Image.Image:
-    """The image at a size of `least` to `most` pixels, sides multiples of `factor`.
+def area_size(width: int, height: int, least: int, most: int, factor: int = FACTOR) -> tuple[int, int]:
+    """The width and height of `least` to `most` pixels, multiples of `factor`, to which an image of a size is brought.
 
     Raises ValueError where one side is more than 200 times the other.
     """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-    height, width = smart_resize(image.height, image.width, factor, least, most)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    found: tuple[int, int] = smart_resize(height, width, factor, least, most)
+    return found[1], found[0]
+
+
+def resize_to_area(image: Image.Image, least: int, most: int, factor: int = FACTOR) -> Image.Image:
+    """The image at its `area_size`. Raises ValueError as that does."""
+    return image.resize(area_size(*image.size, least, most, factor), Image.Resampling.BICUBIC)
 
 
 def sized(edit: Edit, name: ImageName) -> Image.Image:
@@ -38,3 +45,12 @@ def sized(edit: Edit, name: ImageName) -> Image.Image:
         return resize_to_area(image, FIXED_AREA, FIXED_AREA)
     except ValueError as error:
         raise ImageError(f"{name} image of {image.width}x{image.height}: {error}", "not_applicable") from None
+
+
+def sizes(edit: Edit, *names: ImageName) -> dict[str, Any]:
+    """What provenance says of images that `sized` has resized: [width, height] as given and as seen."""
+    given = {name: edit.image(name).size for name in names}
+    return {
+        name: {"given": list(size), "seen": list(area_size(*size, FIXED_AREA, FIXED_AREA))}
+        for name, size in given.items()
+    }

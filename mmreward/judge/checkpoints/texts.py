@@ -4,8 +4,9 @@
 
 A text is a constant in a file of Python code (also of code blocks in a Markdown file), which is parsed and never run;
 `function.name` is a constant inside a function, and the names in an f-string become {places}. A YAML file gives texts
-by name instead, for words of your own. The digest tells whether the texts are those that the checkpoint was published
-with; with others it still runs, but then its scores do not carry its name.
+by name instead (by "file.py:NAME" where two files have the same name), for words of your own. The digest tells whether
+the texts are those that the checkpoint was published with; with others it still runs, but then its scores do not carry
+its name.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ def read_texts(path: str | Path, places: Sequence[str], known: str) -> Texts:
         file = base / name if base.is_dir() else base
         if file not in constants:
             constants[file] = _constants(file)
-        if constant not in constants[file]:
+        key = place if place in constants[file] else constant
+        if key not in constants[file]:
             raise ValueError(f"{file} holds no text {constant!r}; it should hold {_listed(places)}")
-        values.append(constants[file][constant])
+        values.append(constants[file][key])
     digest = digest_of(values)
     return Texts(tuple(values), digest == known, digest, base.name)
 

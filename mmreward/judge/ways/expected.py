@@ -37,7 +37,7 @@ OPTIONS = ("question", "floor")
 
 _GENERAL = "edit-1"
 
-_BONUS = {"preservation": 0.4, "quality": 0.5}
+BONUS = {"preservation": 0.4, "quality": 0.5}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def score_of(answers: Mapping[str, Answer], floor: float, provenance: Mapping[st
 
 def _factors(found: Mapping[str, Expectation]) -> list[Expectation]:
     factors = [found["instruction_following"]]
-    for name, share in _BONUS.items():
+    for name, share in BONUS.items():
         if name in found:
             one = found[name]
             factors.append(Expectation(1 - share + share * one.mean, share * one.deviation))

@@ -358,3 +358,39 @@ def test_a_reward_loads_it_with_the_general_questions(folders):
     judge = load_reward(f"vlm:{folders('qwen2_vl')}?floor=0")
     assert judge._provenance["question"] == "edit-1"
     assert judge._provenance["domain"] == "any"
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_provenance_says_which_size_a_family_sees(backends, name):
+    backend = backends(name)
+    for width, height in ((64, 64), (150, 40), (1, 1)):
+        image = Image.new("RGB", (width, height), "red")
+        (prepared,) = backend.shared.vision.family.prepare([image])
+        backend.probabilities([Prompt((image, Fixed("what")))], LABELS)
+        pixels, told = prepared.tensors["pixel_values"], backend.shown_size(width, height)
+        if "image_grid_thw" in prepared.tensors:
+            assert told == {"seen": [22 * prepared.columns, 22 * prepared.rows]}
+        else:
+            assert told == {"tiles": pixels.flatten(0, -4).shape[0], "tile": [*pixels.shape[:-3:-1]]}
+    assert backends("qwen3_vl").shown_size(900, 2) == {}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_judges_of_the_qwen_families_have_gradients(backends, groups, name):
+    from mmreward.edit import Edit
+    from mmreward.judge.reward import JudgeReward
+    from mmreward.judge.ways import load_way
+
+    judge = JudgeReward(backends(name), load_way("expected", {"floor": "0"}), name="x", model="x")
+    instruction, source, (image, *_) = groups[0]
+    images = [one.resize((66, 66)) for one in (source, image)]
+    before, after = (torch.from_numpy(np.array(one)).permute(2, 0, 1)[None] / 255 for one in images)
+    if "qwen" not in name:
+        assert not judge.is_differentiable
+        with pytest.raises(ValueError, match="its own processor"):
+            judge.tensor(before, after, [instruction])
+        return
+    found = judge.tensor(before, after.requires_grad_(), [instruction])
+    assert found.item() == pytest.approx(judge.score([Edit(instruction, *images)])[0].overall, abs=1e-4)
+    found.sum().backward()
+    assert after.grad.abs().sum() > 0

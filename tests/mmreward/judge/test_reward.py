@@ -60,7 +60,7 @@ def test_it_is_a_reward_and_says_what_made_a_score():
     (score,) = reward.score([Edit("make it blue", RED, BLUE)])
     assert score.overall == 1 and score.provenance == {
         "reward": "level:x", "model": "x", "backend": "level", "revision": "1", "question": "edit-1", "domain": "any",
-        "way": "expected",
+        "way": "expected", "sizes": {"source": {"given": [8, 8]}, "edited": {"given": [8, 8]}},
     }  # fmt: skip
 
 
