@@ -2,11 +2,16 @@
 
 They come from the shapes world or from a file of triplets (source, instruction, target, criteria): JSONL, CSV, Parquet,
 an image folder or a dataset folder of Hugging Face; the same reader as `mmreward score`. A task set answers `task(i)`
-for every i from 0 on; a file is dealt in a new order each time around.
+for every i from 0 on; a file is dealt in a new order each time around, and `editing.deal` deals tasks of one shape
+together.
+
+An editor works in buckets of its own (`editing.editors.buckets`), and an edit has the size of its source: `Task.edit`
+stretches it back, for the rewards and for the disk alike, and `meta["generated"]` says what size it came in.
 """
 
 __all__ = ["FileTasks", "ShapesTasks", "Task", "TaskConfig", "Tasks", "load_tasks"]
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from mmreward.config import ConfigError
-from mmreward.edit import Edit, ImageError, ImageLike, open_image
+from mmreward.edit import Edit, ImageError, ImageLike, image_size, open_image
 
 if TYPE_CHECKING:
     from mmreward.batch.rows import Row
@@ -37,7 +42,13 @@ class Task:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def edit(self, image: ImageLike, with_target: bool = False) -> Edit:
-        """`image` as an edit of this task; `with_target` shows the reward the known good result too."""
+        """`image` as an edit of this task, at the size of the source; `with_target` shows the reward the known good
+        result too.
+        """
+        meta = self.meta
+        if isinstance(image, Image.Image) and image.size != self.source.size:
+            meta = {**meta, "generated": f"{image.width}x{image.height}"}
+            image = image.resize(self.source.size, Image.Resampling.BICUBIC)
         return Edit(
             self.instruction,
             self.source,
@@ -48,7 +59,7 @@ class Task:
             source_caption=self.source_caption,
             target_caption=self.target_caption,
             id=self.id,
-            meta=self.meta,
+            meta=meta,
         )
 
 
@@ -62,9 +73,13 @@ class TaskConfig(BaseModel, extra="forbid", frozen=True):
     """Where tasks come from: the shapes world, or the rows of `file`."""
 
     file: Path | None = None
-    """Rows instead of the shapes world; the settings below `map` but `seed` are the shapes world's."""
+    """Rows instead of the shapes world; the settings from `split` on, but `seed`, are the shapes world's."""
     map: dict[str, str] = Field(default_factory=dict)
     """Names of columns in `file` that differ: our name -> its name."""
+    max_area: int | None = Field(default=None, ge=1)
+    """Sources of `file` with more pixels are shrunk to it as they are read. Near the editor's own area a reward
+    compares them with edits as they were made; far above it every edit is magnified and looks blurred beside its
+    source."""
     split: Literal["train", "validation", "test"] = "train"
     kinds: tuple[str, ...] | None = None
     kept_out: Literal["exclude", "only", "include"] = "exclude"
@@ -100,14 +115,15 @@ class ShapesTasks:
 
 class FileTasks:
     """Tasks from the rows of a file, in a new order each time around. A known good result is its column `reference` or
-    `target`. Rows that lack something, and images that are not there, are refused before anything starts.
+    `target`. Rows that lack something, and images that are not there, are refused before anything starts. Encoded
+    images that stand in the table itself (Parquet, Arrow) stay in memory; where they are many, let it name files.
     """
 
     def __init__(self, config: TaskConfig) -> None:
         from mmreward.batch.inputs import read_rows
 
         assert config.file is not None
-        self.file, self.seed = config.file, config.seed
+        self.file, self.seed, self.max_area = config.file, config.seed, config.max_area
         rows = read_rows(config.file, config.map, needs=("instruction", "source"), instead={"reference": "target"})
         self.rows = list(rows)
         if wrong := [(row, what) for row in self.rows if (what := _wrong(row))]:
@@ -117,15 +133,19 @@ class FileTasks:
 
     def task(self, index: int) -> Task:
         around, place = divmod(index, len(self.rows))
-        row = self.rows[np.random.default_rng([self.seed, around]).permutation(len(self.rows))[place]]
+        return self.of(int(np.random.default_rng([self.seed, around]).permutation(len(self.rows))[place]), around)
+
+    def of(self, number: int, around: int) -> Task:
+        """The task in row `number`, as it is dealt for the time `around`."""
+        row = self.rows[number]
         try:
             source = open_image(row.images["source"], "source")
         except ImageError as error:
             raise ConfigError(f"{self.file}: row {row.id}: {error.message}") from None
-        texts = row.texts
+        texts, size = row.texts, self._shrunk(source.size)
         return Task(
             id=row.id if around == 0 else f"{row.id}/{around}",
-            source=source,
+            source=source if size == source.size else source.resize(size, Image.Resampling.LANCZOS),
             instruction=row.instruction,
             source_caption=texts.get("source_caption"),
             target_caption=texts.get("target_caption"),
@@ -134,6 +154,18 @@ class FileTasks:
             criteria=texts.get("criteria"),
             meta=dict(row.meta),
         )
+
+    def size(self, number: int) -> tuple[int, int]:
+        """(width, height) of the source in row `number`, from its header."""
+        row = self.rows[number]
+        try:
+            return self._shrunk(image_size(row.images["source"], "source"))
+        except ImageError as error:
+            raise ConfigError(f"{self.file}: row {row.id}: {error.message}") from None
+
+    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(1.0, math.sqrt((self.max_area or math.inf) / math.prod(size)))
+        return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
 def _wrong(row: "Row") -> str | None:

@@ -15,11 +15,15 @@ import torch
 from PIL import Image
 
 from editing.data import Task
+from editing.deal import batches
 from editing.editors.editor import Editor, to_images
 from editing.rollout import rollout
 from editing.transition import ODE
 from mmreward.reward import Reward
 from mmreward.score import Score
+
+_ENCODED = 64
+"""Sources encoded at once; text encoders that are parked travel once for them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class Evaluation:
     def statuses(self) -> dict[str, int]:
         return dict(Counter(score.status for score in self.scores))
 
+    @property
+    def values(self) -> list[float | None]:
+        """`overall` of each task to three decimals, None where it failed: what paired statistics need, short enough for
+        every line of a log.
+        """
+        return [round(score.overall, 3) if score.ok else None for score in self.scores]
+
     def summary(self) -> dict[str, Any]:
         """For a JSON file."""
         found: dict[str, Any] = {"overall": self.overall, "tasks": len(self.scores), "statuses": self.statuses}
@@ -68,19 +79,23 @@ def sample(
     batch: int = 64,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Image.Image]:
-    """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id).
+    """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id), at the editor's own
+    size (`Task.edit` brings it to its source's). Tasks of one bucket are sampled together.
 
     `context` makes what the forward passes run under (autocast).
     """
-    images: list[Image.Image] = []
-    for start in range(0, len(tasks), batch):
-        part = tasks[start : start + batch]
-        condition = editor.collate(editor.encode([task.source for task in part], [task.instruction for task in part]))
-        x = torch.stack([editor.prior(f"{noise}/{task.id}", 0, condition.latent_shape) for task in part])
-        with torch.no_grad(), context():
-            final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
-            images += to_images(editor.decode(final, condition))
-    return images
+    images: dict[int, Image.Image] = {}
+    sizes = [editor.edit_size(*task.source.size) for task in tasks]
+    for some in batches(sizes, batch * max(1, _ENCODED // batch)):
+        encoded = editor.encode([tasks[row].source for row in some], [tasks[row].instruction for row in some])
+        for start in range(0, len(some), batch):
+            rows = some[start : start + batch]
+            condition = editor.collate(encoded[start : start + batch])
+            x = torch.stack([editor.prior(f"{noise}/{tasks[row].id}", 0, condition.latent_shape) for row in rows])
+            with torch.no_grad(), context():
+                final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
+                images |= zip(rows, to_images(editor.decode(final, condition)), strict=True)
+    return [images[row] for row in range(len(tasks))]
 
 
 def evaluate(
@@ -95,7 +110,7 @@ def evaluate(
     """Edit every task and score the edits; the reward sees known good results too."""
     images = sample(editor, tasks, steps, batch=batch, context=context)
     edits = [task.edit(image, with_target=True) for task, image in zip(tasks, images, strict=True)]
-    return Evaluation(tuple(reward.score(edits)), tuple(images))
+    return Evaluation(tuple(reward.score(edits)), tuple(edit.image("edited") for edit in edits))
 
 
 def compare(before: Evaluation, after: Evaluation) -> dict[str, float]:

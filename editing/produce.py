@@ -3,6 +3,9 @@
     FOLDER/edits.jsonl            one row an edit: id, instruction, source, edited, member, rank, score columns, …
     FOLDER/images/<id>/source.png, 1.png, 2.png …       with a reward the edits of a task are numbered best first
 
+What is saved is what was scored, at the size of the source; `generated` says in which size the editor made it, where
+that is another (`editing.data.Task.edit`).
+
 Rows are appended to `edits.jsonl.part`, a whole task at a time, and the file gets its name when all are there; a run
 that was killed goes on where it was, if its settings are the same.
 """
@@ -18,11 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from editing.candidates import candidates
 from editing.data import Task
 from editing.editors.editor import Editor
+from mmreward.edit import Edit
 from mmreward.reward import Reward
 from mmreward.score import Score
 
@@ -130,10 +132,11 @@ def _edit(
     good = [task for task in some if isinstance(task, Task)]
     names = [f"edit/{settings.seed}/{task.id}" for task in good]
     sources, texts = [task.source for task in good], [task.instruction for task in good]
-    edits = candidates(editor, sources, texts, names, settings.members, settings.steps, batch) if good else []
+    made = candidates(editor, sources, texts, names, settings.members, settings.steps, batch) if good else []
+    edits = [[task.edit(image) for image in images] for task, images in zip(good, made, strict=True)]
     scores: list[Score] = []
     if reward is not None:
-        scores = reward.score([task.edit(image) for task, images in zip(good, edits) for image in images])
+        scores = reward.score([edit for members in edits for edit in members])
     position = 0
     for task in some:
         if isinstance(task, Broken):
@@ -146,18 +149,18 @@ def _edit(
 
 
 def _write(
-    task: Task, images: Sequence[Image.Image], scores: Sequence[Score], settings: Settings, folder: Path
+    task: Task, edits: Sequence[Edit], scores: Sequence[Score], settings: Settings, folder: Path
 ) -> list[dict[str, Any]]:
     place = Path("images") / _file_name(task.id)
     (folder / place).mkdir(parents=True, exist_ok=True)
     task.source.save(folder / place / "source.png")
-    order = sorted(range(len(images)), key=lambda member: _rank_key(scores[member]) if scores else 0.0)
+    order = sorted(range(len(edits)), key=lambda member: _rank_key(scores[member]) if scores else 0.0)
     rows = []
     for rank, member in enumerate(order, 1):
         image = place / f"{rank}.png"
-        images[member].save(folder / image)
+        edits[member].image("edited").save(folder / image)
         row: dict[str, Any] = {
-            "id": task.id if len(images) == 1 else f"{task.id}/{member}",
+            "id": task.id if len(edits) == 1 else f"{task.id}/{member}",
             "task": task.id,
             "instruction": task.instruction,
             "source": str(place / "source.png"),
@@ -165,7 +168,7 @@ def _write(
             "source_caption": task.source_caption,
             "target_caption": task.target_caption,
             "criteria": task.criteria,
-            **task.meta,
+            **(edits[member].meta or {}),
             "editor": settings.editor,
             "steps": settings.steps,
             "seed": settings.seed,

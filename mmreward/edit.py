@@ -11,7 +11,7 @@ Images are given as a path, as encoded bytes or as a PIL image, and open when th
 What cannot be opened raises `ImageError`; rewards turn it into a score with status `io_error`.
 """
 
-__all__ = ["Edit", "ImageError", "ImageLike", "FORMATS", "MAX_PIXELS", "fit", "open_image"]
+__all__ = ["Edit", "ImageError", "ImageLike", "FORMATS", "MAX_PIXELS", "fit", "image_size", "open_image"]
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmreward.score import Status
 
@@ -132,6 +132,18 @@ def open_image(value: ImageLike | None, name: str = "image") -> Image.Image:
         raise ImageError(f"{place} is too large: more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise ImageError(f"{place} cannot be decoded ({_reason(error)}); is the file complete?") from error
+
+
+def image_size(value: ImageLike, name: str = "image") -> tuple[int, int]:
+    """(width, height) of what `open_image` returns, read from the header alone; raises as `open_image` does."""
+    try:
+        with Image.open(_stream(value, name, name), formats=_formats()) as opened:  # type: ignore[arg-type]
+            known = opened.format != "PNG" or "exif" in opened.info  # a PNG that says nothing is decoded to ask again
+            turned = known and opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = opened.size
+    except Exception:  # opening it whole says best what is wrong
+        return open_image(value, name).size
+    return (height, width) if turned else (width, height)
 
 
 def _stream(value: str | os.PathLike[str] | bytes, name: str, place: str) -> io.BytesIO | Path:

@@ -63,6 +63,7 @@ def edit(
         mmreward edit --source a.png --instruction "make the circle blue" -n 8 --reward vlm:tiny --out edits
         mmreward edit triplets.jsonl --editor black-forest-labs/FLUX.1-Kontext-dev -n 4 --out edits
         mmreward edit --world shapes --count 512 --split validation -n 1 --out edits
+        mmreward edit --world shapes --editor "runs/conditioned/model?asked=quality:0.5&score_guidance=1" --out edits
     """
     ways = [input is not None, source is not None or instruction is not None, world is not None]
     if sum(ways) != 1:

@@ -1,6 +1,6 @@
 """Editing models behind one interface, one family a file. A new family is a new file and one line in `ADAPTERS`."""
 
-__all__ = ["ADAPTERS", "load_editor"]
+__all__ = ["ADAPTERS", "BUNDLED", "adapter_of", "editor_options", "load_editor"]
 
 import difflib
 import importlib
@@ -29,7 +29,8 @@ def load_editor(spec: str, **options: Any) -> Editor:
 
     Options go to the adapter, from the call or from the name, where a recipe can give them:
     "owner/name?dtype=bfloat16&max_area=262144&park=cpu". `dtype`, `max_area`, `steps`, `guidance` and `park` are for
-    all families, `image_guidance`, `text_area` and `max_tokens` for some (see the adapters).
+    all families, `image_guidance`, `text_area` and `max_tokens` for some (see the adapters); `asked`, `low` and
+    `score_guidance` for editors that were fine-tuned with scores as conditions: "FOLDER?asked=quality:0.5".
     """
     spec, _, query = spec.partition("?")
     folder = Path(spec)
@@ -47,8 +48,8 @@ def load_editor(spec: str, **options: Any) -> Editor:
             known = f"Expected {', '.join(BUNDLED)}, a folder, or a hub id 'owner/name'"
             raise ValueError(f"unknown editor {spec!r}{hint} {known}")
         index = _hub_index(spec)
-    adapter = _adapter(index)
-    return adapter.load(spec if not folder.exists() else folder, **_options(query, adapter), **options)
+    adapter = adapter_of(index)
+    return adapter.load(spec if not folder.exists() else folder, **editor_options(query, adapter), **options)
 
 
 def _dtype(name: str) -> Any:
@@ -60,6 +61,14 @@ def _dtype(name: str) -> Any:
     return known[name]
 
 
+def _scores(text: str) -> float | dict[str, float]:
+    """One number for all scores, or `name:number,name:number`."""
+    if ":" not in text:
+        return float(text)
+    pairs = (part.partition(":") for part in text.split(","))
+    return {name.strip(): float(number) for name, _, number in pairs}
+
+
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "dtype": _dtype,
     "max_area": int,
@@ -68,14 +77,18 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_tokens": int,
     "guidance": float,
     "image_guidance": float,
+    "score_guidance": float,
+    "asked": _scores,
+    "low": _scores,
     "park": str,
 }
 """Options that a name may carry -> how they are read."""
 
 
-def _options(query: str, adapter: Any) -> dict[str, Any]:
+def editor_options(query: str, adapter: Any) -> dict[str, Any]:
     """The options in a name, as the adapter takes them."""
-    takes = {*inspect.signature(adapter).parameters, "dtype", "park"}
+    inits = (vars(cls)["__init__"] for cls in inspect.getmro(adapter) if "__init__" in vars(cls))
+    takes = {"dtype", "park"}.union(*(inspect.signature(init).parameters for init in inits))
     found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS or name not in takes:
@@ -101,9 +114,14 @@ def _hub_index(repository: str) -> Path:
         ) from error
 
 
-def _adapter(index: Path) -> Any:
+def adapter_of(index: Path) -> Any:
     pipeline = json.loads(index.read_text()).get("_class_name")
     if pipeline not in ADAPTERS:
         raise ValueError(f"{index}: no adapter for the pipeline class {pipeline!r}; there is: {', '.join(ADAPTERS)}")
     module, name = ADAPTERS[pipeline].split(":")
-    return getattr(importlib.import_module(module), name)
+    adapter = getattr(importlib.import_module(module), name)
+    if (index.parent / "conditioned.safetensors").is_file():
+        from editing.editors.conditioned import conditioned_form
+
+        return conditioned_form(adapter)
+    return adapter

@@ -75,6 +75,10 @@ class Editor(Protocol):
     default_steps: int
     """Sampling steps when nobody says otherwise."""
 
+    def edit_size(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) of the edits of a source of this size: its bucket. Rows of one bucket can share a batch."""
+        ...
+
     def encode(self, sources: Sequence[Image.Image], instructions: Sequence[str]) -> list[Condition]:
         """One condition of batch size 1 per row, without gradient, cached by pixels and text."""
         ...

@@ -1,23 +1,14 @@
 """InstructPix2Pix (SD 1.5 and SDXL): a U-Net that reads the source's latents as extra channels.
 
-These models are trained in variance-preserving coordinates, y = sqrt(a) x0 + sqrt(1 - a) eps, on a table of a
-(`alphas_cumprod`). The project's samplers and losses use the straight line x = (1 - t) x0 + t eps. The two are the same
-sample on another scale, and the adapter is the only place that knows it:
-
-    t = sqrt(1 - a) / (sqrt(a) + sqrt(1 - a))        y = x / sqrt((1 - t)² + t²)
-
-So the deterministic step of a flow model, (1 - t') x0 + t' eps, is exactly the step of DDIM with eta 0, and CPS its
-noisy form. Two things follow. The noisiest level of the table lies below 1 (0.936 for Stable Diffusion): `schedule`
-starts there, at the last training timestep ("trailing" spacing), and `prior` gives the unit noise of the pipeline on
-that scale. A level above it is predicted as if it were it, and a level between two timesteps at the nearer one.
+Its network predicts epsilon or v in variance-preserving coordinates; `editing.editors.diffusion` brings both to the
+straight line of the project's samplers and losses.
 
 Guidance is two-way and frozen in the condition, three passes of the network in one batch:
 out = none + image_guidance (image - none) + guidance (both - image). `latents` are pixels of the latent grid as
 tokens, [B, h * w, channels]; the source's latents are not scaled, as the models were trained.
 
-Works on a folder or hub id of diffusers' two pipelines (Brooks et al., 2022, https://arxiv.org/abs/2211.09800; Lin et
-al., 2023, https://arxiv.org/abs/2305.08891, for the spacing; Salimans and Ho, 2022, https://arxiv.org/abs/2202.00512,
-for v). A test holds the ODE rule against the pipeline's output with DDIM. The safety checker is not loaded.
+Works on a folder or hub id of diffusers' two pipelines (Brooks et al., 2022, https://arxiv.org/abs/2211.09800). A test
+holds the ODE rule against the pipeline's output with DDIM. The safety checker is not loaded.
 """
 
 __all__ = ["InstructPix2PixEditor"]
@@ -29,6 +20,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from editing.editors.diffusion import from_output, scale, table, trailing_schedule, unit_coordinates
 from editing.editors.editor import Condition, Prediction
 from editing.editors.pipeline import PipelineEditor
 
@@ -37,8 +29,10 @@ class InstructPix2PixEditor(PipelineEditor):
     """The `Editor` protocol over a `StableDiffusion(XL)InstructPix2PixPipeline`.
 
     Args:
-        guidance: of the instruction; 1 or less: no guidance at all, one pass instead of three.
+        guidance: of the instruction; 1 or less: no guidance at all, one pass instead of three. None: the pipeline's
+            own, 7.5, and 5 for SDXL.
         image_guidance: of the source, at least 1.
+        max_area: None: that of the images that the network was trained on.
         others: see `PipelineEditor`.
     """
 
@@ -52,72 +46,62 @@ class InstructPix2PixEditor(PipelineEditor):
         self,
         pipeline: DiffusionPipeline,
         name: str = "instruct-pix2pix",
-        guidance: float = 7.5,
+        guidance: float | None = None,
         image_guidance: float = 1.5,
-        max_area: int = 512 * 512,
+        max_area: int | None = None,
         steps: int = 20,
         **others: Any,
     ) -> None:
-        super().__init__(pipeline, name, max_area, steps, **others)
+        super().__init__(pipeline, name, max_area or _trained_area(pipeline), steps, **others)
         if image_guidance < 1:
             raise ValueError(f"image_guidance is {image_guidance}, but must be at least 1 (1: none)")
-        self.guidance, self.image_guidance = guidance, image_guidance
-        self.prediction, self.levels = _table(pipeline.scheduler)
         self.is_xl = "text_encoder_2" in pipeline.components
+        self.guidance = guidance if guidance is not None else 5.0 if self.is_xl else 7.5
+        self.image_guidance = image_guidance
+        self.prediction, self.levels = table(pipeline.scheduler)
 
     def _settings(self) -> dict[str, Any]:
         return {"guidance": self.guidance, "image_guidance": self.image_guidance}
 
-    def _encode(self, sources: list[Image.Image], instructions: list[str]) -> list[Condition]:
-        texts = self._texts(instructions)
-        conditions = []
-        for row, source in enumerate(sources):
-            size = self._bucket(source, self.max_area, self.pipeline.vae_scale_factor)
-            pixels = self._pixels(source, size)
-            grid = self.pipeline.prepare_image_latents(pixels, 1, 1, pixels.dtype, pixels.device, False)
-            tensors = {name: text[row : row + 1] for name, text in texts.items()} | {"source": grid}
-            if "no_text" in texts:
-                tensors["guidance"] = torch.tensor([[self.guidance, self.image_guidance]], device=grid.device)
-            if self.is_xl:
-                tensors["time_ids"] = torch.tensor([[*size, 0, 0, *size]], dtype=grid.dtype, device=grid.device)
-            _, _, height, width = grid.shape
-            conditions.append(Condition(tensors, (height * width, self._channels), size))
-        return conditions
+    @property
+    def multiple(self) -> int:
+        return int(self.pipeline.vae_scale_factor)
 
-    def _texts(self, instructions: list[str]) -> dict[str, Tensor]:
-        """The instructions and, under guidance, the empty one."""
+    def _encode_one(self, source: Image.Image, instruction: str) -> Condition:
+        size = self.edit_size(*source.size)
+        pixels = self._pixels(source, size)
+        grid = self.pipeline.prepare_image_latents(pixels, 1, 1, pixels.dtype, pixels.device, False)
+        tensors = self._texts(instruction) | {"source": grid}
+        if "no_text" in tensors:
+            tensors["guidance"] = torch.tensor([[self.guidance, self.image_guidance]], device=grid.device)
         if self.is_xl:
-            empty = None if self.pipeline.config.force_zeros_for_empty_prompt else [""] * len(instructions)
-            found = self.pipeline.encode_prompt(instructions, device=self.device, negative_prompt=empty)
+            tensors["time_ids"] = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=grid.device)
+        _, _, height, width = grid.shape
+        return Condition(tensors, (height * width, int(self.pipeline.vae.config.latent_channels)), size)
+
+    def _texts(self, instruction: str) -> dict[str, Tensor]:
+        """The instruction and, under guidance, the empty one."""
+        if self.is_xl:
+            empty = None if self.pipeline.config.force_zeros_for_empty_prompt else ""
+            found = self.pipeline.encode_prompt(instruction, device=self.device, negative_prompt=empty)
             texts = dict(zip(("text", "no_text", "pooled", "no_pooled"), found, strict=True))
         else:
-            found = self.pipeline._encode_prompt(instructions, self.device, 1, True).chunk(3)
+            found = self.pipeline._encode_prompt(instruction, self.device, 1, True).chunk(3)
             texts = dict(zip(("text", "no_text"), found[:2], strict=True))
         return texts if self.guidance > 1 else {name: text for name, text in texts.items() if "no_" not in name}
 
     def schedule(self, steps: int, latent_shape: tuple[int, int]) -> Tensor:
-        count = len(self.levels)
-        if steps > count:
-            raise ValueError(
-                f"{steps} steps, but the model was trained on {count} noise levels; ask for at most as many"
-            )
-        timesteps = (torch.arange(steps, 0, -1, dtype=torch.float64) * count / steps).round().long() - 1
-        return torch.cat([self.levels[timesteps], torch.zeros(1)])
+        return trailing_schedule(self.levels, steps)
 
     def prior(self, group: str, member: int, latent_shape: tuple[int, int]) -> Tensor:
-        return super().prior(group, member, latent_shape) * _scale(self.levels[-1]).to(self.device)
+        return super().prior(group, member, latent_shape) * scale(self.levels[-1]).to(self.device)
 
     def predict(self, x: Tensor, t: float | Tensor, condition: Condition) -> Prediction:
         levels = self.levels.to(x.device)
         level = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
-        timestep = torch.bucketize(level.contiguous(), (levels[1:] + levels[:-1]) / 2)
-        known, level = level.clamp(max=float(levels[-1])).view(-1, 1, 1), level.view(-1, 1, 1)
-        y = x.float() / _scale(level)
-        grid = y.mT.unflatten(2, self._grid(condition))
-        out = self._guided(grid, timestep, condition).flatten(2).mT
-        signal, noise = (1 - known) / _scale(known), known / _scale(known)
-        x0 = (y - noise * out) / signal if self.prediction == "epsilon" else signal * y - noise * out
-        return Prediction(x0, (x.float() - (1 - level) * x0) / level)
+        y, timestep = unit_coordinates(x, level, levels)
+        out = self._guided(y.mT.unflatten(2, self._grid(condition)), timestep, condition).flatten(2).mT
+        return from_output(x, y, out, level, levels, self.prediction)
 
     def _guided(self, grid: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The network's output [B, channels, h, w], float32."""
@@ -150,27 +134,13 @@ class InstructPix2PixEditor(PipelineEditor):
             grid = grid * grid.new_tensor(deviation).view(1, -1, 1, 1) + grid.new_tensor(mean).view(1, -1, 1, 1)
         return (vae.decode(grid, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
-    @property
-    def _channels(self) -> int:
-        return int(self.pipeline.vae.config.latent_channels)
-
     def _grid(self, condition: Condition) -> tuple[int, int]:
         height, width = (side // self.pipeline.vae_scale_factor for side in condition.size)
         return height, width
 
 
-def _scale(level: Tensor) -> Tensor:
-    """Length of (1 - t, t): x is y times this."""
-    return ((1 - level).square() + level.square()).sqrt()
-
-
-def _table(scheduler: Any) -> tuple[str, Tensor]:
-    """What the network predicts, and the noise levels t of the training timesteps, float32 [T], rising."""
-    kind, prediction = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
-    if not hasattr(scheduler, "alphas_cumprod") or prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"the pipeline's scheduler {kind} (prediction_type {prediction!r}) is not understood; expected one with "
-            "alphas_cumprod that predicts epsilon or v_prediction, such as DDIMScheduler"
-        )
-    signal, noise = (scheduler.alphas_cumprod.double().sqrt(), (1 - scheduler.alphas_cumprod.double()).sqrt())
-    return prediction, (noise / (signal + noise)).float()
+def _trained_area(pipeline: Any) -> int:
+    """Pixels of the images that the network was trained on, as its configuration says; Stable Diffusion's 512²."""
+    side = pipeline.unet.config.sample_size or 64
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return int(height * width * pipeline.vae_scale_factor**2)

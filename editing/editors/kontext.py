@@ -5,6 +5,9 @@ VAE's, shifted and scaled, in 2x2 patches: [B, tokens, 4 channels]. The source's
 sequence and carry a 1 on the first position axis. Guidance is an embedding, frozen in the condition. The text is the
 T5 states (unmasked padding, as the pipeline does it) and CLIP's pooled vector.
 
+Shapes are those that Kontext was trained on, scaled to `max_area` (the pipeline's table at a megapixel). Unlike the
+pipeline's default, which answers any source with a square, an edit has the shape of its source.
+
 Works on a folder or hub id of diffusers' `FluxKontextPipeline` (Batifol et al., 2025,
 https://arxiv.org/abs/2506.15742), whose own components do the encoding and decoding here; a test holds the ODE rule
 against the pipeline's output.
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +39,7 @@ class KontextEditor(PipelineEditor):
 
     pipelines = ("FluxKontextPipeline",)
     encoders = ("text_encoder", "text_encoder_2")
+    shapes = tuple((width / 1024, height / 1024) for width, height in PREFERRED_KONTEXT_RESOLUTIONS)
     lora_targets: tuple[str, ...] = (
         "to_q",
         "to_k",
@@ -63,24 +68,16 @@ class KontextEditor(PipelineEditor):
     def _settings(self) -> dict[str, Any]:
         return {"guidance": self.guidance, "max_tokens": self.max_tokens}
 
-    def _encode(self, sources: list[Image.Image], instructions: list[str]) -> list[Condition]:
-        pipeline = self.pipeline
+    def _encode_one(self, source: Image.Image, instruction: str) -> Condition:
+        pipeline, size = self.pipeline, self.edit_size(*source.size)
         text, pooled, _ = pipeline.encode_prompt(
-            prompt=instructions, device=self.device, max_sequence_length=self.max_tokens
+            prompt=[instruction], device=self.device, max_sequence_length=self.max_tokens
         )
-        conditions = []
-        for row, source in enumerate(sources):
-            size = self._bucket(source, self.max_area, pipeline.vae_scale_factor * 2)
-            latents = self.pack(pipeline._encode_vae_image(self._pixels(source, size), generator=None))
-            tensors = {
-                "text": text[row : row + 1],
-                "pooled": pooled[row : row + 1],
-                "source": latents,
-                "guidance": torch.full((1,), self.guidance, device=latents.device),
-            }
-            _, tokens, channels = latents.shape
-            conditions.append(Condition(tensors, (tokens, channels), size))
-        return conditions
+        latents = self.pack(pipeline._encode_vae_image(self._pixels(source, size), generator=None))
+        guidance = torch.full((1,), self.guidance, device=latents.device)
+        tensors = {"text": text, "pooled": pooled, "source": latents, "guidance": guidance}
+        _, tokens, channels = latents.shape
+        return Condition(tensors, (tokens, channels), size)
 
     def schedule(self, steps: int, latent_shape: tuple[int, int]) -> Tensor:
         return shifted_schedule(self.pipeline.scheduler, steps, latent_shape[0])
@@ -103,8 +100,7 @@ class KontextEditor(PipelineEditor):
         return from_velocity(x, v, level)
 
     def _position_ids(self, size: tuple[int, int]) -> Tensor:
-        multiple = self.pipeline.vae_scale_factor * 2
-        rows, columns = torch.meshgrid(*(torch.arange(side // multiple) for side in size), indexing="ij")
+        rows, columns = torch.meshgrid(*(torch.arange(side // self.multiple) for side in size), indexing="ij")
         target = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
         return torch.cat([target, target + torch.tensor([1, 0, 0])]).float()
 

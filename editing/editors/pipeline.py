@@ -1,7 +1,9 @@
 """What the adapters over a diffusers pipeline share: loading, cached encoding, seeded noise, saving.
 
-An adapter adds what its family does in its own way: `_encode`, `schedule`, `predict`, `decode` and the settings that
-are stored with it. A folder's `mmreward.json` may set the constructor's options under "editor".
+An adapter adds what its family does in its own way: `_encode_one`, `schedule`, `predict`, `decode` and the settings
+that are stored with it. Rows are encoded one by one: a condition depends on its row alone and not on what was encoded
+beside it, so that a resumed run, whose cache is empty, sees the same bytes as one that was never stopped. A folder's
+`mmreward.json` may set the constructor's options under "editor".
 """
 
 __all__ = ["PipelineEditor"]
@@ -22,7 +24,7 @@ from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor, nn
 
-from editing.editors.buckets import bucket
+from editing.editors.buckets import SHAPES, Shapes, bucket
 from editing.editors.editor import Condition, ConditionCache, Prediction, seeded_noise
 
 
@@ -46,6 +48,8 @@ class PipelineEditor(ABC):
     """Components that only encode text."""
     left_out: ClassVar[tuple[str, ...]] = ()
     """Components that are not loaded."""
+    shapes: ClassVar[Shapes] = SHAPES
+    """Of its edits, see `editing.editors.buckets`."""
     lora_targets: tuple[str, ...]
 
     def __init__(
@@ -62,6 +66,8 @@ class PipelineEditor(ABC):
         self.module: nn.Module = getattr(pipeline, self.network)
         for component in (pipeline.vae, *self._text_encoders()):
             component.requires_grad_(False).eval()
+        if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
+            pipeline.vae.float()  # it overflows in float16
         self._cache = ConditionCache(cache_bytes)
 
     @classmethod
@@ -118,9 +124,13 @@ class PipelineEditor(ABC):
                 found[key] = condition
         return [found[key] for key in keys]
 
-    @abstractmethod
     def _encode(self, sources: list[Image.Image], instructions: list[str]) -> list[Condition]:
-        """Conditions of batch size 1; called without gradient, with the text encoders on the device."""
+        """What is not cached; called without gradient, with the text encoders on the device."""
+        return [self._encode_one(*row) for row in zip(sources, instructions, strict=True)]
+
+    @abstractmethod
+    def _encode_one(self, source: Image.Image, instruction: str) -> Condition:
+        """A condition of batch size 1."""
 
     def forget(self) -> None:
         """Drops the cached conditions, for when the encoders have changed."""
@@ -195,8 +205,13 @@ class PipelineEditor(ABC):
             for encoder in self._text_encoders():
                 encoder.to(self.park)
 
-    def _bucket(self, source: Image.Image, area: int, multiple: int) -> tuple[int, int]:
-        return bucket(source.width, source.height, area, multiple)
+    @property
+    def multiple(self) -> int:
+        """What divides the sides of its images: pixels of the autoencoder's cell, two by two of them in a token."""
+        return int(self.pipeline.vae_scale_factor) * 2
+
+    def edit_size(self, width: int, height: int) -> tuple[int, int]:
+        return bucket(width, height, self.max_area, self.multiple, self.shapes)
 
     def _resized(self, source: Image.Image, size: tuple[int, int]) -> Image.Image:
         return self.pipeline.image_processor.resize(source.convert("RGB"), *size)

@@ -25,12 +25,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+from editing.editors.buckets import bucket
 from editing.editors.editor import Condition, Prediction
 from editing.editors.flow import from_velocity, shifted_schedule
 from editing.editors.pipeline import PipelineEditor
 
-_MULTIPLE = 32
-"""Sides of all images are multiples of it, as in the pipelines."""
 _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -44,6 +43,7 @@ class QwenImageEditEditor(PipelineEditor):
     """
 
     pipelines = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
+    multiple = 32  # as in the pipelines, twice what the tokens would need
 
     def __init__(
         self,
@@ -63,12 +63,9 @@ class QwenImageEditEditor(PipelineEditor):
     def _settings(self) -> dict[str, Any]:
         return {"guidance": self.guidance, "text_area": self.text_area}
 
-    def _encode(self, sources: list[Image.Image], instructions: list[str]) -> list[Condition]:
-        return [self._encode_one(*row) for row in zip(sources, instructions, strict=True)]
-
     def _encode_one(self, source: Image.Image, instruction: str) -> Condition:
-        pipeline, size = self.pipeline, self._bucket(source, self.max_area, _MULTIPLE)
-        seen = self._resized(source, self._bucket(source, self.text_area, _MULTIPLE))
+        pipeline, size = self.pipeline, self.edit_size(*source.size)
+        seen = self._resized(source, bucket(*source.size, self.text_area, self.multiple))
         grid = pipeline._encode_vae_image(self._pixels(source, size).unsqueeze(2), generator=None)
         _, channels, _, height, width = grid.shape
         tensors = {"source": pipeline._pack_latents(grid, 1, channels, height, width)}
@@ -102,8 +99,7 @@ class QwenImageEditEditor(PipelineEditor):
         network: Any = self.module
         given, dtype = condition.tensors, self.dtype
         mask = given[f"{text}_mask"]
-        side = self.pipeline.vae_scale_factor * 2
-        shape = (1, *(pixels // side for pixels in condition.size))
+        shape = (1, *(pixels // (2 * self.pipeline.vae_scale_factor) for pixels in condition.size))
         return network(
             hidden_states=torch.cat([x.to(dtype), given["source"].to(dtype)], dim=1),
             timestep=level.to(dtype),

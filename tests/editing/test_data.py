@@ -1,11 +1,15 @@
 """Tasks from the shapes world and from files, evaluation with paired noise, image grids."""
 
+import csv
 import json
 import math
+from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from editing.data import TaskConfig, load_tasks
 from editing.evaluation import Evaluation, compare, evaluate, sample
@@ -80,6 +84,55 @@ def test_folders_of_triplets(tmp_path):
     tasks = load_tasks(TaskConfig(file=tmp_path))
     assert sorted(tasks.task(index).id for index in range(2)) == ["a", "b"]
     assert tasks.task(0).edit(tasks.task(0).source, with_target=True).has("reference")
+
+
+RECORDS = [
+    {"id": "one", "instruction": "make it red, all of it", "criteria": "nothing else changes"},
+    {"id": "two", "instruction": "remove the circle", "criteria": "the background is kept"},
+]
+
+
+def _write_triplets(form: str, folder: Path) -> Path:
+    """`RECORDS` with a black source of 20 x 10 and a red target each; returns what a recipe names."""
+    names = {"source": "{}-source.png", "target": "{}-target.jpg"}
+    for record in RECORDS:
+        Image.new("RGB", (20, 10)).save(folder / names["source"].format(record["id"]))
+        Image.new("RGB", (20, 10), "red").save(folder / names["target"].format(record["id"]))
+    paths = [record | {name: file.format(record["id"]) for name, file in names.items()} for record in RECORDS]
+    if form == "jsonl":
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in paths))
+    elif form in ("csv", "imagefolder"):
+        renamed = {"source": "source_file_name", "target": "target_file_name"} if form == "imagefolder" else {}
+        rows = [{renamed.get(name, name): value for name, value in row.items()} for row in paths]
+        with (folder / ("metadata.csv" if renamed else "rows.csv")).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        stored = [row | {n: {"bytes": (folder / row[n]).read_bytes(), "path": row[n]} for n in names} for row in paths]
+        table = pyarrow.Table.from_pylist(stored)
+        if form == "saved":
+            with pyarrow.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as writer:
+                writer.write_table(table)
+            (folder / "state.json").write_text("{}")
+        else:
+            place = folder / ("data/train-00000-of-00001.parquet" if form == "hub" else "rows.parquet")
+            place.parent.mkdir(exist_ok=True)
+            parquet.write_table(table, place)
+    files = {"jsonl": "rows.jsonl", "csv": "rows.csv", "parquet": "rows.parquet"}
+    return folder / files[form] if form in files else folder
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "imagefolder", "hub", "saved"])
+def test_triplets_come_in_every_form(form, tmp_path):
+    tasks = load_tasks(TaskConfig(file=_write_triplets(form, tmp_path)))
+    found = {task.id: task for task in (tasks.task(index) for index in range(2))}
+    for row, record in enumerate(RECORDS):
+        task = found[record["id"]]
+        assert (task.instruction, task.criteria) == (record["instruction"], record["criteria"])
+        assert task.source.size == tasks.size(row) == (20, 10)
+        red = task.edit(task.source, with_target=True).image("reference").getpixel((5, 5))
+        assert red[0] > 250 and red[1] < 5
 
 
 def test_evaluation_noise_is_paired(random_editor):

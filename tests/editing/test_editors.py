@@ -77,6 +77,48 @@ def test_text_encoders_wait_off_the_device(random_editor, monkeypatch):
     assert moves == leave
 
 
+def test_every_lora_parameter_gets_a_gradient(random_editor):
+    editor = copy.deepcopy(random_editor)
+    policies = Policies.of(editor, PolicyConfig(weights="lora", rank=2, alpha=4))
+    with torch.no_grad():
+        for parameter in policies.parameters():
+            parameter.normal_(std=0.3)
+    sources = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    condition = editor.collate(editor.encode(sources, ["make the circle blue", "remove the square"]))
+    x = torch.stack([editor.prior("g", member, condition.latent_shape) for member in range(2)])
+    editor.predict(x, torch.tensor([0.7, 0.4]), condition).x0.square().mean().backward()
+    silent = [name for name, p in policies.present.items() if p.grad is None or not p.grad.abs().sum()]
+    assert policies.present and silent == []
+
+
+def test_lora_is_float32_on_a_bfloat16_network(random_editor, tmp_path):
+    random_editor.save(tmp_path / "editor")
+    editor = load_editor(f"{tmp_path / 'editor'}?dtype=bfloat16")
+    policies = Policies.of(editor, PolicyConfig(weights="lora", rank=2, alpha=4))
+    dtypes = {name: p.dtype for name, p in editor.module.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "lora" in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "lora" not in name} == {torch.bfloat16}
+    assert editor.dtype == torch.bfloat16
+    condition = editor.encode([Image.new("RGB", (64, 64), "red")], ["make the circle blue"])[0]
+    x = editor.prior("g", 0, condition.latent_shape)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = editor.predict(x, 0.5, condition)
+    assert prediction.x0.dtype == prediction.eps.dtype == torch.float32
+    prediction.x0.square().mean().backward()
+    assert {p.grad.dtype for p in policies.parameters()} == {torch.float32}
+    with torch.no_grad():
+        before = editor.predict(x, 0.5, condition).x0
+        for parameter in policies.parameters():
+            parameter.normal_(std=0.3)
+        after = editor.predict(x, 0.5, condition).x0
+    save_lora(editor, tmp_path / "lora")
+    plain = type(editor.pipeline).from_pretrained(tmp_path / "editor", dtype=torch.bfloat16)
+    plain.load_lora_weights(tmp_path / "lora")
+    with torch.no_grad():
+        loaded = type(editor)(plain, max_tokens=editor.max_tokens).predict(x, 0.5, condition).x0
+    assert (loaded - after).abs().mean() < (before - after).abs().mean() / 10
+
+
 def test_exported_lora_works_in_plain_diffusers(random_editor, tmp_path):
     editor = copy.deepcopy(random_editor)
     with pytest.raises(ValueError, match="random has no LoRA adapter 'default' .there is: none."):

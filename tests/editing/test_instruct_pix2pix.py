@@ -10,92 +10,20 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from editing.editors import load_editor
+from editing.editors.editor import seeded_noise
 from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 from editing.editors.lora import save_lora
-from editing.fit.tiny import tiny_clip_tokenizer
 from editing.rollout import replay, rollout
 from editing.transition import CPS, DDIM, ODE, transition
 
 INSTRUCTIONS = ["make the circle blue", "remove the red square"]
 GUIDANCE = {"guidance": 4.0, "image_guidance": 1.5}
-KINDS = ("sd", "sd-v", "xl")
-
-
-def _text(projected: bool, tokenizer):
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-
-
-def _pipeline(kind: str):
-    """A random pipeline of the published architecture."""
-    torch.manual_seed(0)
-    tokenizer = tiny_clip_tokenizer(["make", "the", "circle", "blue", "remove", "red", "square"], 16)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.18215,
-    )
-    extra = {}
-    if kind == "xl":
-        extra = {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 6 * 8 + 12,
-        }
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=32 if kind == "xl" else 16,
-        **extra,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        timestep_spacing="trailing",
-        prediction_type="v_prediction" if kind == "sd-v" else "epsilon",
-    )
-    parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
-    parts |= {"text_encoder": _text(False, tokenizer), "tokenizer": tokenizer}
-    if kind == "xl":
-        parts |= {"text_encoder_2": _text(True, tokenizer), "tokenizer_2": tokenizer}
-        return diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False)
-    parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return diffusers.StableDiffusionInstructPix2PixPipeline(**parts)
+KINDS = ("sd", "sd-v", "xl", "xl-v")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Random checkpoints on disk, as diffusers writes them."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    for kind in KINDS:
-        _pipeline(kind).save_pretrained(root / kind)
-    return root
+def folders(ip2p_folders):
+    return ip2p_folders
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -112,8 +40,8 @@ def _source(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
-def _start(editor, count=2):
-    condition = editor.collate(editor.encode([_source(row) for row in range(count)], INSTRUCTIONS[:count]))
+def _start(editor, count=2, size=(64, 64)):
+    condition = editor.collate(editor.encode([_source(row, size) for row in range(count)], INSTRUCTIONS[:count]))
     x = torch.stack([editor.prior("group", member, condition.latent_shape) for member in range(count)])
     return condition, x
 
@@ -125,11 +53,11 @@ def _unit(editor, x, condition):
     return grid.unflatten(2, tuple(side // 8 for side in condition.size))
 
 
-def _from_pipeline(editor, latents, output, count=2, guidance=(4.0, 1.5)):
-    size = {"height": 64, "width": 64} if editor.is_xl else {}
+def _from_pipeline(editor, latents, output, count=2, guidance=(4.0, 1.5), shape=(64, 64)):
+    size = {"height": shape[0], "width": shape[1]} if editor.is_xl else {}
     return editor.pipeline(
         prompt=INSTRUCTIONS[:count],
-        image=[_source(row) for row in range(count)],
+        image=[_source(row, shape) for row in range(count)],
         latents=latents,
         num_inference_steps=4,
         guidance_scale=guidance[0],
@@ -139,13 +67,15 @@ def _from_pipeline(editor, latents, output, count=2, guidance=(4.0, 1.5)):
     ).images
 
 
-def test_ode_rule_gives_the_pipelines_own_output(editor):
-    condition, x = _start(editor)
-    assert isinstance(editor, InstructPix2PixEditor) and condition.latent_shape == (64, 4)
+@pytest.mark.parametrize("size", [(64, 64), (48, 88)])
+def test_ode_rule_gives_the_pipelines_own_output(editor, size):
+    condition, x = _start(editor, size=size)
+    assert isinstance(editor, InstructPix2PixEditor) and condition.size == size
+    assert condition.latent_shape == (size[0] * size[1] // 64, 4)
     final = rollout(editor, condition, x, editor.schedule(4, condition.latent_shape), ODE()).final
-    expected = _from_pipeline(editor, _unit(editor, x, condition), "latent").flatten(2).mT
+    expected = _from_pipeline(editor, _unit(editor, x, condition), "latent", shape=size).flatten(2).mT
     assert torch.allclose(final, expected, rtol=1e-4, atol=1e-4)
-    images = _from_pipeline(editor, _unit(editor, x, condition), "np")
+    images = _from_pipeline(editor, _unit(editor, x, condition), "np", shape=size)
     assert np.allclose(editor.decode(final, condition).permute(0, 2, 3, 1).detach().numpy(), images, atol=1e-4)
 
 
@@ -211,10 +141,66 @@ def test_noisy_steps_replay(simple):
     assert torch.allclose(step.logp, trajectory.logp[1], atol=1e-5) and step.logp.requires_grad
 
 
-def test_every_lora_parameter_gets_a_gradient(folders):
+def test_a_table_that_ends_without_signal(ip2p_pipeline):
+    """Zero terminal SNR: the schedule starts at pure noise, from which v can still tell something."""
+    pipeline = ip2p_pipeline("sd-v")
+    pipeline.register_modules(
+        scheduler=DDIMScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
+    )
+    editor = InstructPix2PixEditor(pipeline, **GUIDANCE)
+    condition, x = _start(editor)
+    sigmas = editor.schedule(4, condition.latent_shape)
+    assert sigmas[0] == 1 and torch.equal(x, _noise(editor, condition))
+    final = rollout(editor, condition, x, sigmas, ODE()).final
+    expected = _from_pipeline(editor, _unit(editor, x, condition), "latent").flatten(2).mT
+    assert torch.allclose(final, expected, rtol=1e-3, atol=1e-3)
+    plain = ip2p_pipeline("sd")
+    plain.register_modules(scheduler=DDIMScheduler.from_config(plain.scheduler.config, rescale_betas_zero_snr=True))
+    with pytest.raises(ValueError, match="ends without signal .* predicts epsilon"):
+        InstructPix2PixEditor(plain)
+
+
+def _noise(editor, condition):
+    return torch.stack([seeded_noise(condition.latent_shape, "prior", "group", member) for member in range(2)])
+
+
+def test_guidance_and_area_are_the_pipelines_own_unless_said_otherwise(folders):
+    simple, large = (load_editor(str(folders / kind)) for kind in ("sd", "xl"))
+    assert (simple.guidance, large.guidance) == (7.5, 5.0)
+    assert simple.max_area == large.max_area == (8 * 8) ** 2  # sample_size cells of 8 pixels
+
+
+def test_the_autoencoder_is_not_run_in_float16_where_it_overflows(folders):
+    editor = load_editor(f"{folders / 'xl'}?dtype=float16&max_area=4096")
+    assert (editor.pipeline.vae.dtype, editor.dtype) == (torch.float32, torch.float16)
+    condition = editor.encode([_source(0)], INSTRUCTIONS[:1])[0]
+    assert condition.tensors["source"].dtype == torch.float32
+    assert editor.decode(torch.zeros(1, 64, 4), condition).isfinite().all()
+
+
+def test_text_encoders_wait_off_the_device(folders):
+    """With `park`, they come to the device for what is not cached, and leave it at once."""
+    editor = load_editor(f"{folders / 'xl'}?max_area=4096&park=cpu")
+    editor.park = torch.device("meta")  # where they are told to go; the moves are only noted here
+    moves = []
+    for name in editor.encoders:
+        part = getattr(editor.pipeline, name)
+        part.to = lambda where, name=name: moves.append((name, str(where)))
+        part.register_forward_pre_hook(lambda *_, name=name: moves.append((name, "works")))
+    editor.encode([_source(0)], INSTRUCTIONS[:1])
+    arrive, leave = ([(name, where) for name in editor.encoders] for where in ("cpu", "meta"))
+    assert moves[:2] == arrive and moves[-2:] == leave
+    assert {what for _, what in moves[2:-2]} == {"works"} and {name for name, _ in moves[2:-2]} == {*editor.encoders}
+    count = len(moves)
+    editor.encode([_source(0)], INSTRUCTIONS[:1])
+    assert len(moves) == count
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+def test_every_lora_parameter_gets_a_gradient(folders, kind):
     from peft import LoraConfig
 
-    editor = load_editor(str(folders / "xl"), max_area=64 * 64, **GUIDANCE)
+    editor = load_editor(str(folders / kind), max_area=64 * 64, **GUIDANCE)
     editor.module.requires_grad_(False)
     config = LoraConfig(r=2, target_modules=list(editor.lora_targets), init_lora_weights=False)
     editor.module.add_adapter(config)
@@ -262,14 +248,14 @@ def test_saved_folder_edits_the_same(editor, tmp_path):
     assert isinstance(getattr(diffusers, kind).from_pretrained(tmp_path / "copy"), type(editor.pipeline))
 
 
-def test_what_cannot_be_right_is_refused(folders, tmp_path):
+def test_what_cannot_be_right_is_refused(folders, ip2p_pipeline, tmp_path):
     with pytest.raises(ValueError, match="image_guidance is 0.5, but must be at least 1"):
         load_editor(f"{folders / 'sd'}?image_guidance=0.5")
     with pytest.raises(ValueError, match="unknown option of InstructPix2PixEditor 'max_tokens'"):
         load_editor(f"{folders / 'sd'}?max_tokens=3")
     with pytest.raises(ValueError, match="option dtype='int8' cannot be read: expected one of float32"):
         load_editor(f"{folders / 'sd'}?dtype=int8")
-    pipeline = _pipeline("sd")
+    pipeline = ip2p_pipeline("sd")
     pipeline.register_modules(scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler .* is not understood"):
         InstructPix2PixEditor(pipeline)

@@ -24,12 +24,20 @@ def _sample(editor, condition, steps=4):
     return x, rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE())
 
 
-def test_ode_rule_gives_the_pipelines_own_output(random_editor):
-    sources = [_source(0), _source(1)]
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_ode_rule_gives_the_pipelines_own_output(random_editor, size):
+    sources = [_source(0, size), _source(1, size)]
     condition = random_editor.collate(random_editor.encode(sources, INSTRUCTIONS))
+    assert condition.size == size
     x, trajectory = _sample(random_editor, condition)
     options = dict(
-        num_inference_steps=4, guidance_scale=2.5, max_sequence_length=32, max_area=64 * 64, _auto_resize=False
+        height=size[0],
+        width=size[1],
+        max_area=size[0] * size[1],
+        num_inference_steps=4,
+        guidance_scale=2.5,
+        max_sequence_length=32,
+        _auto_resize=False,
     )
     expected = random_editor.pipeline(sources, INSTRUCTIONS, latents=x, output_type="latent", **options).images
     assert torch.allclose(trajectory.final, expected, atol=1e-4)
@@ -43,6 +51,18 @@ def test_oblong_sources_keep_their_aspect_ratio(random_editor):
     assert condition.size == (48, 96)  # 45.25 x 90.5 pixels, to the nearest multiples of 16
     assert condition.latent_shape == (18, 16)
     assert random_editor.decode(torch.zeros(1, 18, 16), condition).shape == (1, 3, 48, 96)
+
+
+def test_conditions_do_not_depend_on_what_is_encoded_beside_them(random_editor):
+    """A resumed run encodes in other company than one that was never stopped, and must see the same bytes."""
+    sources = [_source(0), _source(1, (64, 128)), _source(2)]
+    texts = [*INSTRUCTIONS, "add a green square at the top"]
+    random_editor.forget()
+    together = random_editor.encode(sources, texts)
+    random_editor.forget()
+    alone = [random_editor.encode([source], [text])[0] for source, text in zip(sources, texts)]
+    for one, other in zip(together, alone):
+        assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 def test_one_resolution_a_batch(random_editor):

@@ -68,7 +68,8 @@ def test_sources_of_several_sizes_and_no_reward(random_editor, tmp_path):
     produce([_task("square"), _task("flat", 1, side=32)], random_editor, None, settings, tmp_path)
     square, flat = _rows(tmp_path)
     assert "rank" not in square and square["id"] == "square"
-    assert Image.open(tmp_path / flat["edited"]).size == (96, 48)
+    assert Image.open(tmp_path / flat["edited"]).size == (64, 32) and flat["generated"] == "96x48"
+    assert "generated" not in square
 
 
 def test_a_killed_run_goes_on_and_loses_nothing(random_editor, tmp_path):

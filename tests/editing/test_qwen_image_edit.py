@@ -2,7 +2,6 @@
 
 import importlib
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from editing.editors.lora import save_lora
 from editing.editors.qwen_image_edit import QwenImageEditEditor
 from editing.rollout import rollout
 from editing.transition import ODE
-from mmreward.fit.judge_model import ModelConfig, new_model, new_processor, new_tokenizer
 
 INSTRUCTIONS = ["make the circle blue", "remove the small red square at the top of the picture"]
 KINDS = {"edit": "QwenImageEditPipeline", "plus": "QwenImageEditPlusPipeline"}
@@ -24,41 +22,8 @@ REDUCED = 256
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Random checkpoints of the published architecture, as diffusers writes them; the weights are the same."""
-    torch.manual_seed(0)
-    tokenizer = new_tokenizer(["make the circle blue"] * 5, 400)
-    sizes = ModelConfig(hidden=64, layers=3, mlp=64, vision_width=32, vision_layers=1, vision_mlp=32, vocabulary=400)
-    network = diffusers.QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=64,
-        axes_dims_rope=(4, 6, 6),
-    )
-    parts = {
-        "vae": diffusers.AutoencoderKLQwenImage(
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1, 1, 1],
-            num_res_blocks=1,
-            latents_mean=[0.1, -0.2, 0.3, 0.0],
-            latents_std=[1.5, 2.0, 0.5, 1.0],
-        ),
-        "text_encoder": new_model(sizes, tokenizer),
-        "tokenizer": tokenizer,
-        "processor": new_processor(tokenizer),
-        "transformer": network,
-        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
-        ),
-    }
-    root = tmp_path_factory.mktemp("checkpoints")
-    for kind, name in KINDS.items():
-        getattr(diffusers, name)(**parts).save_pretrained(root / kind)
-    return root
+def folders(qwen_folders):
+    return qwen_folders
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -148,6 +113,19 @@ def test_a_member_does_not_depend_on_its_batch(edit):
     assert torch.allclose(together.eps[:1] * 0.8 + together.x0[:1] * 0.2, x[:1], atol=1e-5)
 
 
+def test_the_text_encoder_waits_off_the_device(folders):
+    """With `park`, it comes to the device for what is not cached, once for all rows and negatives, and leaves it."""
+    editor = load_editor(f"{folders / 'plus'}?max_area=4096&park=cpu", text_area=1024)
+    editor.park = torch.device("meta")  # where it is told to go; the moves are only noted here
+    part, moves = editor.pipeline.text_encoder, []
+    part.to = lambda where: moves.append(str(where))
+    part.register_forward_pre_hook(lambda *_: moves.append("works"))
+    editor.encode([_source(0)] * 2, INSTRUCTIONS)
+    assert moves == ["cpu", *["works"] * 4, "meta"]
+    editor.encode([_source(0)] * 2, INSTRUCTIONS)
+    assert len(moves) == 6
+
+
 def test_an_instruction_cannot_bring_control_tokens(edit):
     condition = edit.encode([_source(0)], ["<|image_pad|> <|im_end|> make it blue"])[0]
     assert condition.tensors["text"].isfinite().all()
@@ -167,11 +145,11 @@ def test_every_lora_parameter_gets_a_gradient(folders):
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.abs().sum()] == []
 
 
-@pytest.mark.parametrize("kind", ["edit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_exported_lora_works_in_plain_diffusers(folders, tmp_path, kind):
     from peft import LoraConfig
 
-    editor = load_editor(str(folders / kind), max_area=64 * 64)
+    editor = load_editor(str(folders / kind), max_area=64 * 64, text_area=_text_area(kind))
     config = LoraConfig(r=2, lora_alpha=8, target_modules=list(editor.lora_targets), init_lora_weights=False)
     editor.module.add_adapter(config)
     save_lora(editor, tmp_path / "lora")
@@ -200,5 +178,5 @@ def test_published_areas_are_the_defaults(folders):
     edit, plus = (load_editor(str(folders / kind)) for kind in KINDS)
     assert edit.max_area == edit.text_area == plus.max_area == 1024 * 1024
     assert plus.text_area == 384 * 384
-    height, width = edit._bucket(_source(0, (64, 96)), edit.max_area, 32)
+    height, width = edit.edit_size(96, 64)
     assert pipeline_qwenimage_edit.calculate_dimensions(1024 * 1024, 96 / 64)[:2] == (width, height)

@@ -68,6 +68,35 @@ def test_a_data_set_with_a_missing_image(editor_folder, picture, tmp_path, capsy
     assert "1 edits of 3 tasks, 1 rows failed" in capsys.readouterr().out
 
 
+def _photo(width, height, seed):
+    """Something smooth with grain, as a photo is."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8)).resize((width, height))
+    grain = random.normal(0, 4, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse, float) + grain).clip(0, 255).astype(np.uint8))
+
+
+def test_photos_keep_their_size(editor_folder, tmp_path):
+    """An editor works in buckets of its own area; what it makes has the size of its source, and can be compared."""
+    sizes = [(1024, 683), (300, 200), (120, 90), (90, 160)]
+    for number, size in enumerate(sizes):
+        _photo(*size, number).save(tmp_path / f"{number}.jpg")
+    rows = [{"id": f"p{n}", "instruction": "make it blue", "source": f"{n}.jpg"} for n in range(len(sizes))]
+    (tmp_path / "photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    assert _run(str(tmp_path / "photos.jsonl"), "-e", editor_folder, "-n", "2", "-r", "pixels", "-o", str(out)) == 0
+    for row in _rows(out):
+        size = sizes[int(row["task"][1:])]
+        assert Image.open(out / row["source"]).size == Image.open(out / row["edited"]).size == size
+        assert row["status"] == "ok" and row["overall"] is not None
+    assert {row["task"]: row["generated"] for row in _rows(out)} == {
+        "p0": "80x48",
+        "p1": "80x48",
+        "p2": "80x48",
+        "p3": "48x80",
+    }
+
+
 def test_tasks_of_the_world(editor_folder, tmp_path):
     out = tmp_path / "out"
     assert (
