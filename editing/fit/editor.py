@@ -11,11 +11,9 @@ reinforcement learning can improve, and what the bundled judge must be able to t
 (Liu et al., 2022, https://arxiv.org/abs/2209.03003; Esser et al., 2024, https://arxiv.org/abs/2403.03206.)
 """
 
-__all__ = ["EditorRecipe", "EditorTraining", "export", "export_checkpoint", "run"]
+__all__ = ["KINDS", "EditorRecipe", "EditorTraining", "export", "export_checkpoint", "run"]
 
-import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,17 +23,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editing.fit.card import write_card
-from editing.fit.success import EditorSuccess, editor_success
-from editing.fit.tiny import EditorShape, tiny_pipeline
-from editing.fit.triplets import Triplets, make_triplets
-from editing.fit.vae import load_vae, reconstruction_success
+from editing.fit.held_out import HeldOut, averaged, newest
+from editing.fit.success import EditorSuccess
+from editing.fit.tiny import EditorShape, tiny_pipeline, world_words
+from editing.fit.triplets import KINDS, Triplets, make_triplets
+from editing.fit.vae import load_vae
 from mmreward.shapes import WORLD_VERSION, World
-from mmreward.training import LoopConfig, Loss, fit, load_checkpoint, read_config, save_atomic
+from mmreward.training import LoopConfig, Loss, fit, read_config, save_atomic
 
 if TYPE_CHECKING:
     from editing.editors.kontext import KontextEditor
-
-KINDS = ("recolour", "remove", "add", "move", "background")
 
 
 class EditorRecipe(BaseModel, extra="forbid", frozen=True):
@@ -62,6 +59,10 @@ class EditorRecipe(BaseModel, extra="forbid", frozen=True):
     checked: int = 512
     """Validation scenes that the averaged weights are measured on."""
     checked_minutes: float = 5.0
+
+    @property
+    def held_out(self) -> HeldOut:
+        return HeldOut(self.kinds, self.seed, self.checked, self.steps)
 
 
 class EditorTraining(nn.Module):
@@ -111,7 +112,7 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         settings.loop,
         folder,
         resume=resume,
-        on_log=_measuring(settings, folder),
+        on_log=settings.held_out.watching(folder, settings.checked_minutes, lambda: _pair(settings)),
         title="editor",
     )
     module.load_state_dict(result.ema_state or module.state_dict())
@@ -128,7 +129,7 @@ def export(
         from editing.editors.kontext import KontextEditor
 
         editor.save(partial, dtype=torch.bfloat16)
-        held.append(_measure(KontextEditor.load(partial), settings))
+        held.append(settings.held_out.measure(KontextEditor.load(partial)))
         stored = json.loads((partial / "mmreward.json").read_text())
         length = "interim checkpoint" if half_trained else "whole recipe"
         about = {
@@ -144,7 +145,7 @@ def export(
             ),
             "command": "mmreward train tiny-editor --set vae=VAE_FOLDER",
             "minutes": round(seconds / 60, 1),
-            "numbers": held[0].numbers(settings.steps, _ceiling(editor, settings)),
+            "numbers": held[0].numbers(settings.steps, settings.held_out.ceiling(editor.pipeline.vae)),
         }
         summary = (
             "A FLUX Kontext pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data was "
@@ -161,11 +162,9 @@ def export(
 def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
     """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
     settings = read_config(EditorRecipe, recipe, "the recipe of task 'editor'")
-    found = load_checkpoint(Path(folder))
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet")
-    editor = _editor(settings)
-    _load(EditorTraining(editor), found.tensors)
+    found = newest(folder)
+    editor, module = _pair(settings)
+    module.load_state_dict(averaged(found))
     return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
 
 
@@ -179,7 +178,7 @@ def _editor(settings: EditorRecipe) -> "KontextEditor":
         assert isinstance(started, KontextEditor)
         return started
     torch.manual_seed(settings.seed)
-    pipeline = tiny_pipeline(load_vae(settings.vae), _words(), settings.shape)
+    pipeline = tiny_pipeline(load_vae(settings.vae), world_words(), settings.shape)
     pipeline.set_progress_bar_config(disable=True)
     options: dict[str, Any] = {
         "guidance": 1.0,
@@ -190,11 +189,9 @@ def _editor(settings: EditorRecipe) -> "KontextEditor":
     return KontextEditor(pipeline, name="tiny-editor", **options)
 
 
-def _words() -> list[str]:
-    """The world's vocabulary, from what it says."""
-    world = World("train", seed=0, kept_out="include")
-    texts = [world.task(index).instruction for index in range(3000)]
-    return sorted({word for text in texts for word in text.lower().replace(".", " ").replace(",", " ").split()})
+def _pair(settings: EditorRecipe) -> tuple["KontextEditor", EditorTraining]:
+    editor = _editor(settings)
+    return editor, EditorTraining(editor)
 
 
 def _batch(settings: EditorRecipe, triplets: Triplets, step: int) -> dict[str, Tensor]:
@@ -212,43 +209,3 @@ def _loss(module: nn.Module, batch: dict[str, Tensor]) -> Loss:
     # On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products are faster.
     with sdpa_kernel(SDPBackend.MATH):
         return Loss((module(batch) - batch["v"]).square().mean())
-
-
-def _measuring(settings: EditorRecipe, folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Measures the averaged weights of each new checkpoint, at most every `checked_minutes`."""
-    editor = _editor(settings)
-    copy_of = EditorTraining(editor)
-    last = {"seconds": 0.0}
-
-    def on_log(entry: dict[str, Any]) -> None:
-        if entry["seconds"] - last["seconds"] < 60 * settings.checked_minutes:
-            return
-        found = load_checkpoint(folder)
-        if found is None or found.state["seconds"] <= last["seconds"]:
-            return
-        last["seconds"] = entry["seconds"]
-        _load(copy_of, found.tensors)
-        editor.forget()
-        held = _measure(editor, settings)
-        print(f"step {found.step}: {held}", flush=True)
-        row = {"step": found.step, "seconds": found.state["seconds"], "success": held.success, "overall": held.overall}
-        with (folder / "held_out.jsonl").open("a") as file:
-            file.write(json.dumps({**row, "by_kind": held.by_kind}) + "\n")
-
-    return on_log
-
-
-def _measure(editor: "KontextEditor", settings: EditorRecipe) -> EditorSuccess:
-    world = World("validation", seed=settings.seed, kinds=settings.kinds)
-    return editor_success(editor, [world.task(index) for index in range(settings.checked)], settings.steps)
-
-
-def _ceiling(editor: "KontextEditor", settings: EditorRecipe) -> float:
-    world = World("validation", seed=settings.seed, kinds=settings.kinds)
-    return reconstruction_success(editor.pipeline.vae, world, settings.checked)
-
-
-def _load(module: EditorTraining, tensors: dict[str, dict[str, Tensor]]) -> None:
-    state = copy.copy(tensors["weights"])
-    state.update(tensors.get("ema", {}))
-    module.load_state_dict(state)

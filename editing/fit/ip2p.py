@@ -13,24 +13,24 @@ Targets are flawed on purpose, as for the tiny Kontext editor (`editing.fit.edit
 __all__ = ["IP2PRecipe", "IP2PTraining", "export", "export_checkpoint", "run"]
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from rich.progress import track
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from editing.fit.card import write_card
-from editing.fit.editor import KINDS, _words
-from editing.fit.success import EditorSuccess, editor_success
+from editing.fit.held_out import HeldOut, averaged, newest
+from editing.fit.success import EditorSuccess
+from editing.fit.tiny import world_words
 from editing.fit.tiny_ip2p import UNetShape, tiny_ip2p_pipeline
-from editing.fit.vae import load_vae, reconstruction_success
-from mmreward.shapes import WORLD_VERSION, World
-from mmreward.training import LoopConfig, Loss, fit, load_checkpoint, read_config, save_atomic
+from editing.fit.triplets import KINDS, encoded_once, pixels, world_triplets
+from editing.fit.vae import load_vae
+from mmreward.shapes import WORLD_VERSION, Task, World
+from mmreward.training import LoopConfig, Loss, fit, read_config, save_atomic
 
 if TYPE_CHECKING:
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
@@ -60,6 +60,10 @@ class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
     checked: int = 512
     """Validation scenes that the averaged weights are measured on."""
     checked_minutes: float = 5.0
+
+    @property
+    def held_out(self) -> HeldOut:
+        return HeldOut(self.kinds, self.seed, self.checked, self.steps)
 
 
 class IP2PTraining(nn.Module):
@@ -91,7 +95,7 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         settings.loop,
         folder,
         resume=resume,
-        on_log=_measuring(settings, folder),
+        on_log=settings.held_out.watching(folder, settings.checked_minutes, lambda: _pair(settings)),
         title="editor",
     )
     module.load_state_dict(result.ema_state or module.state_dict())
@@ -111,9 +115,7 @@ def export(
 
     def write(partial: Path) -> None:
         editor.save(partial, dtype=torch.bfloat16)
-        held.append(_measure(type(editor).load(partial), settings))
-        world = World("validation", seed=settings.seed, kinds=settings.kinds)
-        ceiling = reconstruction_success(editor.pipeline.vae, world, settings.checked)
+        held.append(settings.held_out.measure(type(editor).load(partial)))
         about = {
             **json.loads((partial / "mmreward.json").read_text()),
             "domain": "shapes",
@@ -125,7 +127,7 @@ def export(
             ),
             "command": "mmreward train tiny-ip2p",
             "minutes": round(seconds / 60, 1),
-            "numbers": held[0].numbers(settings.steps, ceiling),
+            "numbers": held[0].numbers(settings.steps, settings.held_out.ceiling(editor.pipeline.vae)),
         }
         summary = (
             "An InstructPix2Pix pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data "
@@ -141,11 +143,9 @@ def export(
 def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
     """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
     settings = read_config(IP2PRecipe, recipe, "the recipe of task 'ip2p'")
-    found = load_checkpoint(Path(folder))
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet")
-    editor = _editor(settings)
-    IP2PTraining(editor).load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
+    found = newest(folder)
+    editor, module = _pair(settings)
+    module.load_state_dict(averaged(found))
     return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
 
 
@@ -154,7 +154,7 @@ def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 
     torch.manual_seed(settings.seed)
-    pipeline = tiny_ip2p_pipeline(load_vae(settings.vae), _words(), settings.shape)
+    pipeline = tiny_ip2p_pipeline(load_vae(settings.vae), world_words(), settings.shape)
     pipeline.set_progress_bar_config(disable=True)
     return InstructPix2PixEditor(
         pipeline,
@@ -166,37 +166,30 @@ def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
     )
 
 
-def _triplets(editor: "InstructPix2PixEditor", settings: IP2PRecipe, file: Path, chunk: int = 256) -> dict[str, Tensor]:
+def _pair(settings: IP2PRecipe) -> tuple["InstructPix2PixEditor", IP2PTraining]:
+    editor = _editor(settings)
+    return editor, IP2PTraining(editor)
+
+
+def _triplets(editor: "InstructPix2PixEditor", settings: IP2PRecipe, file: Path) -> dict[str, Tensor]:
     """Raw latents `source` and `target`, bfloat16 [N, channels, 8, 8], and `ids`, int16 [N, max_tokens]; encoded once
     and kept in `file`.
     """
-    if file.is_file():
-        return load_file(file)
+
+    def encode(chunk: tuple[list[Task], list[np.ndarray]]) -> dict[str, Tensor]:
+        tasks, targets = chunk
+        latents = {"source": _latents(editor, [t.source_image for t in tasks]), "target": _latents(editor, targets)}
+        return {**latents, "ids": _ids(editor, [task.instruction for task in tasks])}
+
     world = World("train", seed=settings.seed, kinds=settings.kinds)
-    parts: list[dict[str, Tensor]] = []
-    for start in track(range(0, settings.triplets, chunk), description="encoding triplets"):
-        tasks = [world.task(index) for index in range(start, min(start + chunk, settings.triplets))]
-        wrong = np.random.default_rng([world.seed, start]).random(len(tasks)) < settings.flawed
-        targets = [
-            world.flawed_target(task).image if bad else task.target_image
-            for task, bad in zip(tasks, wrong, strict=True)
-        ]
-        sources = [task.source_image for task in tasks]
-        latents = {"source": _latents(editor, sources), "target": _latents(editor, targets)}
-        parts.append({**latents, "ids": _ids(editor, [task.instruction for task in tasks])})
-    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.rename(file)
-    return tensors
+    return encoded_once(file, world_triplets(world, settings.triplets, settings.flawed), encode, settings.triplets)
 
 
 @torch.no_grad()
 def _latents(editor: "InstructPix2PixEditor", images: Sequence[np.ndarray]) -> Tensor:
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
-        return editor.pipeline.vae.encode(pixels).latents.to(torch.bfloat16).contiguous()
+    seen = pixels(images)
+    with torch.autocast(seen.device.type, dtype=torch.bfloat16):
+        return editor.pipeline.vae.encode(seen).latents.to(torch.bfloat16).contiguous()
 
 
 def _ids(editor: "InstructPix2PixEditor", instructions: list[str]) -> Tensor:
@@ -230,32 +223,3 @@ def _batch(
 
 def _loss(module: nn.Module, batch: dict[str, Tensor]) -> Loss:
     return Loss((module(batch) - batch["wanted"]).square().mean())
-
-
-def _measuring(settings: IP2PRecipe, folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Measures the averaged weights of each new checkpoint, at most every `checked_minutes`."""
-    editor = _editor(settings)
-    copy_of = IP2PTraining(editor)
-    last = {"seconds": 0.0}
-
-    def on_log(entry: dict[str, Any]) -> None:
-        if entry["seconds"] - last["seconds"] < 60 * settings.checked_minutes:
-            return
-        found = load_checkpoint(folder)
-        if found is None or found.state["seconds"] <= last["seconds"]:
-            return
-        last["seconds"] = entry["seconds"]
-        copy_of.load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
-        editor.forget()
-        held = _measure(editor, settings)
-        print(f"step {found.step}: {held}", flush=True)
-        row = {"step": found.step, "seconds": found.state["seconds"], "success": held.success, "overall": held.overall}
-        with (folder / "held_out.jsonl").open("a") as file:
-            file.write(json.dumps({**row, "by_kind": held.by_kind}) + "\n")
-
-    return on_log
-
-
-def _measure(editor: "InstructPix2PixEditor", settings: IP2PRecipe) -> EditorSuccess:
-    world = World("validation", seed=settings.seed, kinds=settings.kinds)
-    return editor_success(editor, [world.task(index) for index in range(settings.checked)], settings.steps)

@@ -5,7 +5,15 @@ Nothing here is special to a small size but the numbers. The VAE reduces 8 times
 (T5) or bytes (CLIP), so that any text can be read, if not understood.
 """
 
-__all__ = ["EditorShape", "VAEShape", "tiny_clip_tokenizer", "tiny_pipeline", "tiny_t5_tokenizer", "tiny_vae"]
+__all__ = [
+    "EditorShape",
+    "VAEShape",
+    "tiny_clip_tokenizer",
+    "tiny_pipeline",
+    "tiny_t5_tokenizer",
+    "tiny_vae",
+    "world_words",
+]
 
 import json
 import string
@@ -13,6 +21,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
+
+from mmreward.shapes import World
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, FluxKontextPipeline
@@ -58,6 +68,13 @@ def tiny_vae(shape: VAEShape) -> "AutoencoderTiny":
         num_decoder_blocks=shape.decoder_blocks,
         latent_channels=shape.latent_channels,
     )
+
+
+def world_words() -> list[str]:
+    """The vocabulary of the shapes world, from what it says."""
+    world = World("train", seed=0, kept_out="include")
+    texts = [world.task(index).instruction for index in range(3000)]
+    return sorted({word for text in texts for word in text.lower().replace(".", " ").replace(",", " ").split()})
 
 
 def tiny_t5_tokenizer(words: Sequence[str], max_tokens: int) -> "T5TokenizerFast":

@@ -4,23 +4,31 @@ A share of the targets is flawed, so that the editor learns to fail in varied wa
 choose between.
 """
 
-__all__ = ["Triplets", "make_triplets"]
+__all__ = ["KINDS", "Triplets", "encoded_once", "make_triplets", "pixels", "world_triplets"]
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from rich.progress import track
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmreward.shapes import World
+from mmreward.config import ConfigError
+from mmreward.shapes import Task, World
 
 if TYPE_CHECKING:
     from editing.editors.kontext import KontextEditor
+
+KINDS = ("recolour", "remove", "add", "move", "background")
+"""Kinds of instruction that the bundled editors know."""
+_CHUNK = 256
+Chunk = TypeVar("Chunk")
 
 
 @dataclass(frozen=True)
@@ -45,39 +53,77 @@ class Triplets:
         }
 
 
-def make_triplets(
-    editor: "KontextEditor", world: World, count: int, flawed: float, file: Path, chunk: int = 256
-) -> Triplets:
-    """The first `count` tasks of `world`, a share `flawed` of them with a flawed target; read from `file` if there."""
-    if file.is_file():
-        return Triplets(**load_file(file))
-    parts: list[dict[str, Tensor]] = []
-    for start in track(range(0, count, chunk), description="encoding triplets"):
-        tasks = [world.task(index) for index in range(start, min(start + chunk, count))]
-        rng = np.random.default_rng([world.seed, start])
-        wrong = rng.random(len(tasks)) < flawed
-        sources = [task.source_image for task in tasks]
+def world_triplets(world: World, count: int, flawed: float) -> Iterator[tuple[list[Task], list[np.ndarray]]]:
+    """The first `count` tasks of `world` in chunks, with their targets, a share `flawed` of which is flawed."""
+    for start in range(0, count, _CHUNK):
+        tasks = [world.task(index) for index in range(start, min(start + _CHUNK, count))]
+        wrong = np.random.default_rng([world.seed, start]).random(len(tasks)) < flawed
         targets = [
             world.flawed_target(task).image if bad else task.target_image
             for task, bad in zip(tasks, wrong, strict=True)
         ]
-        ids = tokenise(editor, [task.instruction for task in tasks])
-        latents = {"source": encode_images(editor, sources), "target": encode_images(editor, targets)}
-        parts.append({**{name: value.to(torch.bfloat16) for name, value in latents.items()}, **ids})
-    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        yield tasks, targets
+
+
+def encoded_once(
+    file: Path,
+    chunks: Iterable[Chunk],
+    encode: Callable[[Chunk], Mapping[str, Tensor]],
+    count: int,
+    made_of: Mapping[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors that `encode` makes of each chunk, joined by name along the rows; kept in `file` and read from it the
+    next time. A file that was made of something else is refused. `count` rows are about `count` / 256 chunks.
+    """
+    made = {name: json.dumps(value, sort_keys=True) for name, value in (made_of or {}).items()}
+    if file.is_file():
+        _check(file, made)
+        return load_file(file)
+    total = -(-count // _CHUNK)
+    parts = [encode(chunk) for chunk in track(chunks, total=total, description="encoding triplets")]
+    names = dict.fromkeys(name for part in parts for name in part)
+    tensors = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
+    save_file(tensors, partial, metadata=made)
     partial.rename(file)
-    return Triplets(**tensors)
+    return tensors
+
+
+def _check(file: Path, made: Mapping[str, str]) -> None:
+    with safe_open(file, framework="pt") as opened:
+        found = opened.metadata() or {}
+    other = [name for name, value in made.items() if found.get(name) != value]
+    if other:
+        raise ConfigError(
+            f"{file} was encoded with {other[0]} {found.get(other[0])}, and this recipe has {made[other[0]]}; "
+            "remove the file, or choose another folder"
+        )
+
+
+def make_triplets(editor: "KontextEditor", world: World, count: int, flawed: float, file: Path) -> Triplets:
+    """The first `count` tasks of `world`, a share `flawed` of them with a flawed target; read from `file` if there."""
+
+    def encode(chunk: tuple[list[Task], list[np.ndarray]]) -> dict[str, Tensor]:
+        tasks, targets = chunk
+        images = {"source": [task.source_image for task in tasks], "target": targets}
+        latents = {name: encode_images(editor, some).to(torch.bfloat16) for name, some in images.items()}
+        return {**latents, **tokenise(editor, [task.instruction for task in tasks])}
+
+    return Triplets(**encoded_once(file, world_triplets(world, count, flawed), encode, count))
+
+
+def pixels(images: Sequence[np.ndarray]) -> Tensor:
+    """uint8 [H, W, 3] each to float32 [N, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
 def encode_images(editor: "KontextEditor", images: Sequence[np.ndarray]) -> Tensor:
     """Packed latents of images of the editor's own size, as its `encode` makes them."""
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
-        return editor.pack(editor.pipeline._encode_vae_image(pixels, generator=None).float().contiguous())
+    seen = pixels(images)
+    with torch.autocast(seen.device.type, dtype=torch.bfloat16):
+        return editor.pack(editor.pipeline._encode_vae_image(seen, generator=None).float().contiguous())
 
 
 def tokenise(editor: "KontextEditor", instructions: list[str]) -> dict[str, Tensor]:
