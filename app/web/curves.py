@@ -1,7 +1,8 @@
 """Line charts as SVG text: no library, no script, readable in print; every label is escaped.
 
 A chart shows one or more curves over a common x axis, each with an optional band (y - spread to y + spread). Colours
-are from Okabe and Ito's palette for colour-blind readers; dash patterns repeat the distinction without colour.
+are Okabe and Ito's palette for colour-blind readers, as the variables --c0 to --c5 of the page's style, so that they
+follow light and dark; dash patterns repeat the distinction without colour.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ from html import escape
 
 __all__ = ["Curve", "Figure", "draw"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a5fa8", "#b58900", "#56606b")
 _DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 4")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 42
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: `x` and `y` of one length (NaN or None in `y` leaves a gap); `spread` is half the band's height."""
+    """One line: `x` and `y` of one length (NaN or None in `y` leaves a gap); `spread` is half the band's height,
+    `behind` other values at the same `x`, drawn thin behind the line (what it is a running mean of).
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
     spread: Sequence[float] | None = None
+    behind: Sequence[float | None] | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Curves that share their axes. `y_range` fixes the y axis, else it follows the data."""
+    """Curves that share their axes. `y_range` fixes the y axis, else it follows the data. `marks` are places on the x
+    axis with their names, drawn as upright lines.
+    """
 
     title: str
     curves: Sequence[Curve]
@@ -38,6 +43,7 @@ class Figure:
     y_label: str = ""
     note: str = ""
     y_range: tuple[float, float] | None = None
+    marks: Sequence[tuple[float, str]] = ()
 
 
 def draw(figure: Figure, width: int = 520, height: int = 280) -> str:
@@ -69,32 +75,49 @@ def draw(figure: Figure, width: int = 520, height: int = 280) -> str:
     middle = (_LEFT + width - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(figure.x_label)}</text>')
     centre = (_TOP + height - _BOTTOM) / 2
-    parts.append(
-        f'<text transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">{escape(figure.y_label)}</text>'
-    )
+    place = f'transform="translate(13 {centre}) rotate(-90)" text-anchor="middle" class="name"'
+    parts.append(f"<text {place}>{escape(figure.y_label)}</text>")
+    for x, name in figure.marks:
+        if x_low <= x <= x_high:
+            parts.append(
+                f'<line x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" y1="{_TOP}" y2="{height - _BOTTOM}" class="mark"/>'
+            )
+            side, anchor = (-5, "end") if x > (x_low + x_high) / 2 else (5, "start")
+            place = f'x="{at_x(x) + side:.1f}" y="{_TOP + 11}" text-anchor="{anchor}"'
+            parts.append(f'<text {place} class="mark">{escape(name)}</text>')
     for index, curve in enumerate(figure.curves):
-        colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
+        colour, dash = _look(index)
+        if curve.behind is not None:
+            for run in _runs(Curve("", curve.x, curve.behind)):
+                points = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y, _ in run)
+                parts.append(f'<polyline points="{points}" fill="none" style="stroke:{colour}" opacity="0.28"/>')
         for run in _runs(curve):
             if curve.spread is not None:
                 upper = [f"{at_x(x):.1f},{at_y(y + s):.1f}" for x, y, s in run]
                 lower = [f"{at_x(x):.1f},{at_y(y - s):.1f}" for x, y, s in reversed(run)]
-                parts.append(f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity="0.13"/>')
+                parts.append(f'<polygon points="{" ".join(upper + lower)}" style="fill:{colour}" opacity="0.15"/>')
             points = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y, _ in run)
             parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
+                f'<polyline points="{points}" fill="none" style="stroke:{colour}" stroke-width="2" '
                 f'stroke-dasharray="{dash}" stroke-linejoin="round"/>'
             )
             x, y, _ = run[-1]
-            parts.append(f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3" fill="{colour}"/>')
+            parts.append(f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3" style="fill:{colour}"/>')
     parts.append("</svg>")
     return "".join(parts) + _legend(figure)
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Colour and dash pattern of a curve."""
+    return f"var(--c{index % len(_DASHES)})", _DASHES[index % len(_DASHES)]
 
 
 def _legend(figure: Figure) -> str:
     items = []
     for index, curve in enumerate(figure.curves):
-        colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
-        line = f'<line x1="1" x2="27" y1="5" y2="5" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"/>'
+        colour, dash = _look(index)
+        style = f'style="stroke:{colour}" stroke-width="2.5" stroke-dasharray="{dash}"'
+        line = f'<line x1="1" x2="27" y1="5" y2="5" {style}/>'
         items.append(f'<li><svg width="28" height="10" aria-hidden="true">{line}</svg> {escape(curve.label)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
@@ -116,7 +139,8 @@ def _runs(curve: Curve) -> list[list[tuple[float, float, float]]]:
 
 
 def _extent(curve: Curve) -> list[float]:
-    return [value for run in _runs(curve) for _, y, s in run for value in (y - s, y + s)]
+    behind = [] if curve.behind is None else [y for y in curve.behind if y is not None and _known(y)]
+    return behind + [value for run in _runs(curve) for _, y, s in run for value in (y - s, y + s)]
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from app.web.curves import Curve, Figure, draw
 from app.web.images import data_url
 from app.web.style import REPORT_CSS
 
-__all__ = ["Curve", "Example", "Figure", "Number", "Report", "Shown", "Table", "write_report"]
+__all__ = ["Curve", "Example", "Figure", "Notice", "Number", "Report", "Sheet", "Shown", "Table", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What must not be overlooked, above everything else. `tone` is "good", "bad" or "" for neither."""
+
+    title: str
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A large image (an image grid) with a line above it."""
+
+    title: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the page shows, in the order in which it shows it; empty parts are left out.
 
@@ -76,9 +93,11 @@ class Report:
 
     title: str
     lead: str = ""
+    notice: Notice | None = None
     numbers: Sequence[Number] = ()
     examples: Sequence[Example] = ()
     figures: Sequence[Figure] = ()
+    sheets: Sequence[Sheet] = ()
     tables: Sequence[Table] = ()
     commands: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
@@ -102,9 +121,11 @@ def write_report(folder: str | Path, report: Report) -> Path:
 
 def _page(report: Report) -> str:
     sections = [
+        _notice(report.notice),
         _numbers(report.numbers),
         _examples(report.examples, report.score_name),
         _figures(report.figures),
+        _sheets(report.sheets),
         *[_table(table) for table in report.tables],
         _commands(report.commands),
         _notes(report),
@@ -134,6 +155,13 @@ def _change(number: Number) -> str:
     text = f"{100 * difference:+.1f} points" if number.scale == "share" else f"{difference:+.3f}"
     tone = "up" if difference > 0 else "down" if difference < 0 else "same"
     return f'<span class="change {tone}">{text.replace("-", "−")}</span>'
+
+
+def _notice(notice: Notice | None) -> str:
+    if notice is None:
+        return ""
+    title, text = escape(notice.title), escape(notice.text)
+    return f'<section class="notice {escape(notice.tone)}"><strong>{title}</strong><p>{text}</p></section>'
 
 
 def _numbers(numbers: Sequence[Number]) -> str:
@@ -189,6 +217,18 @@ def _figures(figures: Sequence[Figure]) -> str:
         note = f'<p class="note">{escape(figure.note)}</p>' if figure.note else ""
         drawn.append(f'<div class="figure"><h3>{escape(figure.title)}</h3>{draw(figure)}{note}</div>')
     return f'<section><h2>Curves</h2><div class="charts">{"".join(drawn)}</div></section>'
+
+
+def _sheets(sheets: Sequence[Sheet]) -> str:
+    if not sheets:
+        return ""
+    shown = "".join(
+        f'<figure class="figure sheet"><figcaption>{escape(sheet.title)}</figcaption>'
+        f'<div><img src="{data_url(sheet.image)}" alt="{escape(sheet.title)}"></div></figure>'
+        for sheet in sheets
+    )
+    note = '<p class="muted">A row a task: the source, then its edits from the best reward to the worst.</p>'
+    return f"<section><h2>Edits while training</h2>{note}{shown}</section>"
 
 
 def _cell(value: str | float | int | None) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 __all__ = ["PAGE_CSS", "REPORT_CSS"]
 
 REPORT_CSS = """
-:root{--ink:#1d2733;--soft:#5c6875;--line:#dde3ea;--wash:#f5f7f9;--blue:#0072b2;--up:#0b7a53;--down:#a33a1a}
+:root{color-scheme:light dark;--ink:#1d2733;--soft:#5c6875;--line:#dde3ea;--wash:#f5f7f9;--paper:#fff;--fill:#cfe5f3;
+--up:#0b7a53;--down:#a33a1a;--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#8a5fa8;--c4:#b58900;--c5:#56606b}
+@media (prefers-color-scheme:dark){:root{--ink:#e4e9ef;--soft:#9fabb8;--line:#313b47;--wash:#12171d;--paper:#1a2129;
+--fill:#1f4a66;--up:#4cc38a;--down:#ff8a70;
+--c0:#56b4e9;--c1:#f08a3c;--c2:#2fbf8f;--c3:#bb9be0;--c4:#e0bb3f;--c5:#a3afbb}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--wash);color:var(--ink);
 font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
@@ -17,7 +21,7 @@ h3{font-size:.95rem;margin:0 0 .4rem;font-weight:600}
 section{margin-top:2.4rem}
 .muted,.note{color:var(--soft);font-size:.88rem;margin:.2rem 0 .8rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:1rem}
-.card,.example,.figure,.wide,.commands{background:#fff;border:1px solid var(--line);border-radius:10px}
+.card,.example,.figure,.wide,.commands,.notice{background:var(--paper);border:1px solid var(--line);border-radius:10px}
 .card{padding:1rem 1.15rem}.card p{margin:0}.card .note{margin-top:.45rem}
 .label{font-size:.88rem;color:var(--soft)}
 .role{display:inline-block;border:1px solid var(--line);border-radius:99px;padding:0 .5em;font-size:.75rem}
@@ -33,11 +37,17 @@ img{display:block;image-rendering:pixelated;border-radius:4px;border:1px solid v
 .edits{display:grid;grid-template-columns:repeat(var(--n),minmax(0,116px));gap:.5rem}
 .edit{margin:0}.edit img{width:100%}
 .edit figcaption{font-size:.8rem;text-align:center;font-variant-numeric:tabular-nums;margin-top:.2rem;
-border-radius:4px;background:linear-gradient(90deg,#cfe5f3 calc(var(--s,0)*100%),transparent 0)}
+border-radius:4px;background:linear-gradient(90deg,var(--fill) calc(var(--s,0)*100%),transparent 0)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:1rem}
 .figure{padding:1rem 1.1rem}
 .chart{width:100%;height:auto;display:block;font-size:12px;fill:var(--soft)}
 .chart .grid{stroke:var(--line)}
+.chart .mark{stroke:var(--down);stroke-dasharray:3 3}.chart text.mark{stroke:none;fill:var(--down)}
+.notice{padding:.9rem 1.15rem;border-left:5px solid var(--soft);overflow-wrap:anywhere}.notice p{margin:.15rem 0 0}
+.notice.good{border-left-color:var(--up)}.notice.bad{border-left-color:var(--down)}
+.notice.bad strong{color:var(--down)}.notice.good strong{color:var(--up)}
+.sheet{padding:1rem 1.1rem;margin:0 0 1rem}.sheet div{overflow-x:auto}.sheet img{max-width:none;border:0}
+.sheet figcaption{font-weight:600;font-size:.95rem;margin-bottom:.5rem}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.5rem 0 0;padding:0;font-size:.85rem}
 .legend svg{vertical-align:middle}
 .wide{overflow-x:auto}
@@ -55,7 +65,8 @@ code{font:.9rem/1.4 ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wra
 .facts dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:760px){.example{grid-template-columns:1fr}.ask{display:flex;gap:.8rem;align-items:center}
 .ask img{width:84px;flex:none}.instruction{margin:0}}
-@media print{body{background:#fff}.card,.example,.figure{break-inside:avoid}}
+@media (max-width:520px){.chart{font-size:16px}.chart .name{display:none}}
+@media print{body{background:var(--paper)}.card,.example,.figure{break-inside:avoid}}
 """
 
 PAGE_CSS = """
