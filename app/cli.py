@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "filter": Command("app.commands.filter:filter", "Keep the best part of a set of triplets."),
     "edit": Command("app.commands.edit:edit", "Edit images, several candidates each, best first."),
     "train": Command("app.commands.train:train", "Train an editor or a reward from a recipe."),
+    "report": Command("app.commands.report:report", "Show what a training run did, as one page."),
     "doctor": Command("app.commands.doctor:doctor", "Ask a reward what is known, and say what is wrong with it."),
     "app": Command("app.commands.app:app", "Look at edits and their scores in the browser."),
 }

@@ -23,7 +23,7 @@ Sources: GRPO (Shao et al., 2024, https://arxiv.org/abs/2402.03300), Flow-GRPO (
 __all__ = ["AdvantageConfig", "Advantages", "PartValues", "advantages", "repeat_noise"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -87,6 +87,10 @@ class Advantages:
     """Groups left out as quiet or saturated."""
     deviation: float
     """Mean deviation inside the groups that had two scores, before the floor."""
+
+    def select(self, rows: slice) -> "Advantages":
+        """Those of some scores; the counts stay those of all."""
+        return replace(self, values=self.values[rows], weights=self.weights[rows], ranks=self.ranks[rows])
 
 
 def advantages(

@@ -1,8 +1,9 @@
 """One iteration's samples: groups of edits with their trajectories, and the time that each part of it took."""
 
-__all__ = ["Batch", "Clock", "collect"]
+__all__ = ["Batch", "Clock", "OnPiece", "collect", "generator", "pieces", "places"]
 
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,18 @@ from PIL import Image
 
 from editing.data import Task
 from editing.editors.editor import Condition, Editor, to_images
-from editing.recipe import RolloutConfig
+from editing.processes import Processes
+from editing.recipe import Recipe, RolloutConfig
 from editing.rollout import Trajectory, rollout, rules
 from editing.transition import rule_from
+from mmreward.config import ConfigError
 from mmreward.edit import Edit
+
+OnPiece = Callable[[list[Edit]], None]
+"""Called with the edits of each piece of an iteration as soon as they are there."""
+
+_PIECES = 4
+"""At most: in the first one the reward is idle, and in the last one the editor."""
 
 
 class Clock:
@@ -40,13 +49,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one iteration: N = groups x members, rows of a group together."""
+    """The samples of one iteration, or this process's share: N = groups x members, rows of a group together."""
 
     tasks: list[Task]
     condition: Condition
     trajectory: Trajectory
     images: list[Image.Image]
     edits: list[Edit]
+    first: int = 0
+    """The number of the first row among those of all processes."""
 
 
 def collect(
@@ -57,40 +68,55 @@ def collect(
     noise: str,
     context: Callable[[], AbstractContextManager[Any]],
     clock: Clock,
+    on_piece: OnPiece | None = None,
+    first: int = 0,
 ) -> Batch:
     """Sample `config.members` edits of every task: a function of the present weights and of the name `noise`. The steps
     of `window` have noise and are kept.
 
     All of a sample's noise, at the start and in the steps, depends on `noise`, its task and its number in the group.
-    `context` makes what the forward passes run under (autocast).
+    `context` makes what the forward passes run under (autocast). With `on_piece` the samples are finished piece by
+    piece, in the same batches.
     """
     with clock.part("encode"):
         encoded = editor.encode([task.source for task in tasks], [task.instruction for task in tasks])
         condition = editor.collate(encoded).repeat(config.members)
     shape = condition.latent_shape
     names = [(f"train/{noise}/{task.id}", member) for task in tasks for member in range(config.members)]
-    batches = [slice(start, start + config.batch) for start in range(0, len(names), config.batch)]
-    pieces: list[Trajectory] = []
+    sampled: list[Trajectory] = []
     images: list[Image.Image] = []
+    edits: list[Edit] = []
     with clock.part("sample"):
         x = torch.stack([editor.prior(name, member, shape) for name, member in names])
-        generators = [_generator(f"{name}/{member}", x.device) for name, member in names]
+        noises = [generator(f"{name}/{member}", x.device) for name, member in names]
         sigmas = editor.schedule(config.steps, shape)
         per_step = rules(rule_from(config.rule, config.eta), config.steps, window)
-        for rows in batches:
-            with context():
-                part = condition.select(rows)
-                pieces.append(rollout(editor, part, x[rows], sigmas, per_step, window, generators[rows]))
-        trajectory = _join(pieces)
-    with clock.part("decode"), torch.no_grad():
-        for rows in batches:
-            with context():
-                images += to_images(editor.decode(trajectory.final[rows], condition.select(rows)))
-    edits = [tasks[place // config.members].edit(image) for place, image in enumerate(images)]
-    return Batch(list(tasks), condition, trajectory, images, edits)
+    for piece in pieces(len(names), config) if on_piece else [range(len(names))]:
+        batches = [slice(start, min(start + config.batch, piece.stop)) for start in piece[:: config.batch]]
+        with clock.part("sample"):
+            for rows in batches:
+                with context():
+                    part = condition.select(rows)
+                    sampled.append(rollout(editor, part, x[rows], sigmas, per_step, window, noises[rows]))
+        with clock.part("decode"), torch.no_grad():
+            for rows, trajectory in zip(batches, sampled[-len(batches) :], strict=True):
+                with context():
+                    images += to_images(editor.decode(trajectory.final, condition.select(rows)))
+        edits += [tasks[row // config.members].edit(images[row]) for row in piece]
+        if on_piece:
+            on_piece(edits[piece.start : piece.stop])
+    return Batch(list(tasks), condition, _join(sampled), images, edits, first)
 
 
-def _generator(name: str, device: torch.device) -> torch.Generator:
+def pieces(count: int, config: RolloutConfig) -> list[range]:
+    """`count` samples in up to four pieces of whole groups, none of which divides a batch."""
+    least = math.lcm(config.batch, config.members)
+    size = least * math.ceil(math.ceil(count / least) / _PIECES)
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def generator(name: str, device: torch.device) -> torch.Generator:
+    """The noise that belongs to `name`."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 2**63
     return torch.Generator(device).manual_seed(seed)
 
@@ -106,3 +132,20 @@ def _join(pieces: list[Trajectory]) -> Trajectory:
         mean=torch.cat([piece.mean for piece in pieces], dim=1),
         logp=torch.cat([piece.logp for piece in pieces], dim=1),
     )
+
+
+def places(recipe: Recipe, processes: Processes) -> range:
+    """Which of an iteration's groups are this process's; refuses what cannot be dealt out."""
+    groups, size, config = recipe.rollout.groups, processes.size, recipe.rollout
+    if groups < size or (recipe.policy.shard and groups % size):
+        least = f"a multiple of {size}" if recipe.policy.shard else f"at least {size}"
+        reason = "with policy.shard all must have as many" if groups >= size else "a group is not divided"
+        raise ConfigError(f"rollout.groups: {groups} for {size} processes; set {least} ({reason})")
+    samples = (groups // size) * config.members
+    if recipe.loop.overlap and len(pieces(samples, config)) < 2:
+        raise ConfigError(
+            f"loop.overlap: a process has {samples} samples of an iteration, and whole groups of {config.members} in "
+            f"batches of {config.batch} make one piece of them: lower rollout.batch to at most {samples // 2}, or set "
+            "loop.overlap: false"
+        )
+    return processes.share(groups)

@@ -127,7 +127,7 @@ class Noised:
         drawn, noise = [], []
         for row in rows.tolist():
             name = ("noised", self.seed, iteration, batch.tasks[row // members].id, row % members)
-            order = torch.randperm(len(levels), generator=_generator(name))
+            order = torch.randperm(len(levels), generator=generator(name))
             drawn.append(levels[order[index % len(levels)]])
             noise.append(seeded_noise(tuple(final.shape[1:]), *name, index))
         return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)
@@ -140,6 +140,6 @@ def examples(editor: Editor, policies: Policies, needs: Needs, context: Context,
     return Noised(editor, policies, needs, context, seed)
 
 
-def _generator(names: tuple[object, ...]) -> torch.Generator:
+def generator(names: tuple[object, ...]) -> torch.Generator:
     digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -1,6 +1,6 @@
 """The settings of a reward training recipe (`task: reward`), readable top to bottom as YAML."""
 
-__all__ = ["EvaluationConfig", "Recipe", "RewardLoop", "RolloutConfig"]
+__all__ = ["AnchorConfig", "EvaluationConfig", "Recipe", "RewardLoop", "RolloutConfig"]
 
 from typing import Any, Literal
 
@@ -57,7 +57,11 @@ class RewardLoop(LoopConfig, frozen=True):
     updates: int = Field(default=2, ge=1)
     """Optimiser steps per iteration, each on its share of the samples."""
     micro_batch: int = Field(default=64, ge=1)
-    """Rows in one training forward and backward."""
+    """Rows in one training forward and backward; gradients add up over all of an update, whatever it is."""
+    gradient_checkpointing: bool = False
+    """Compute the network's activations again in the backward pass: a third more time, a fraction of the memory."""
+    overlap: bool = False
+    """Score samples while the next ones are made, under the same weights (see `editing.scoring`)."""
     max_failures: float = Field(default=0.2, ge=0, le=1)
     """The run stops when a larger share of edits than this went without a score over the last ten iterations."""
 
@@ -66,6 +70,16 @@ class RewardLoop(LoopConfig, frozen=True):
         if self.ema is not None:
             raise ValueError("the average of a policy's weights is policy.ema; leave loop.ema out")
         return self
+
+
+class AnchorConfig(BaseModel, extra="forbid", frozen=True):
+    """How strongly the last steps of sampling are held where they were (see `editing.anchor`)."""
+
+    weight: float = Field(default=0.03, gt=0)
+    steps: int = Field(default=3, ge=1)
+    """How many of the last steps of sampling."""
+    every: int = Field(default=4, ge=1)
+    """One of so many samples, at one of its steps each."""
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True):
@@ -89,8 +103,11 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
     advantage: AdvantageConfig = AdvantageConfig()
     algorithm: dict[str, Any] = Field(default_factory=lambda: {"name": "grpo"})
     policy: PolicyConfig = PolicyConfig()
+    anchor: AnchorConfig | None = None
     loop: RewardLoop
     evaluation: EvaluationConfig = EvaluationConfig()
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    """Where the curves go besides `log.jsonl` (see `editing.trackers`)."""
 
     @field_validator("algorithm")
     @classmethod
@@ -104,4 +121,12 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         samples = self.rollout.groups * self.rollout.members
         if self.loop.updates > samples:
             raise ValueError(f"loop.updates {self.loop.updates} is more than the {samples} samples of an iteration")
+        untrained = self.rollout.steps - self.rollout.window
+        if self.anchor and self.anchor.steps > untrained:
+            raise ValueError(
+                f"anchor.steps: {self.anchor.steps} of {self.rollout.steps} steps with a window of "
+                f"{self.rollout.window}; hold at most the {untrained} that are not trained"
+            )
+        if self.policy.shard and self.loop.optimizer == "muon":
+            raise ValueError("policy.shard: Muon needs whole matrices; set loop.optimizer: adamw")
         return self

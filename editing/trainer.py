@@ -4,18 +4,20 @@
 
 The trainer knows no algorithm (it collects what `needs` says; an old policy, where there is one, samples, and follows
 after the updates), no editor and no reward. Sampling noise and starting noise depend on (seed, iteration, task) alone,
-and everything else is in the checkpoint, so a resumed run equals one that was never stopped, bit for bit on a CPU. In
-the output folder: `log.jsonl`, `grids/`, checkpoints, and at the end `result.json` (the final measure before and after,
-paired noise) and `model/` (the averaged weights, loadable like any editor).
+and everything else is in the checkpoint (`editing.state`), so a resumed run equals one that was never stopped, bit for
+bit on a CPU. Several processes share the groups of an iteration, whole groups each; advantages are over the groups of
+all, and losses and weights are those of one process (`editing.processes`). In the output folder: `log.jsonl`, `grids/`,
+checkpoints, and at the end `result.json` (the final measure before and after, paired noise) and `model/` (the averaged
+weights, loadable like any editor).
 """
 
-__all__ = ["Result", "Trainer", "run", "train"]
+__all__ = ["Result", "Trainer", "load_algorithm", "run", "train"]
 
 import json
 import math
+import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,35 +26,32 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from editing.advantage import advantages, repeat_noise
+from editing import state as states
 from editing.algorithms import ALGORITHMS
 from editing.algorithms.algorithm import Algorithm
-from editing.collect import Batch, Clock, collect
-from editing.data import Task, Tasks, load_tasks
+from editing.collect import Batch, Clock, OnPiece, collect, places
+from editing.data import Task, TaskConfig, Tasks, load_tasks
+from editing.deal import Dealer
 from editing.editors import load_editor
 from editing.editors.editor import Editor
-from editing.evaluation import Evaluation, compare, evaluate
+from editing.evaluation import Evaluation, compare
 from editing.grids import Row, grid
-from editing.parts import parts_of
+from editing.journal import Journal, Listener
+from editing.measures import measures
+from editing.processes import Processes
 from editing.recipe import Recipe
 from editing.roles import Roles, check_roles, load_roles
-from editing.unscored import Unscored
+from editing.scoring import Scoring
+from editing.sharding import shard
 from editing.update import Updater
+from editing.watch import Watch
 from editing.weights import Policies
-from editing.winrate import judge_of
 from mmreward.config import ConfigError, read_config
 from mmreward.score import Score
-from mmreward.training import (
-    Interrupted,
-    JsonlLog,
-    Progress,
-    TrainingError,
-    check_weights,
-    load_checkpoint,
-    save_checkpoint,
-)
-from mmreward.training.checkpoint import random_state, refuse_to_overwrite, restore_random_state
+from mmreward.training import Interrupted
+from mmreward.training.checkpoint import refuse_to_overwrite
 from mmreward.training.compiled import compile_in_place
 from mmreward.training.loop import autocast, stop_signal
 
@@ -70,7 +69,7 @@ class Result:
 
 
 class Trainer:
-    """One run. `tasks`, `editor` and `roles` are given, so that tests can give small ones."""
+    """One run, or one process of it. `tasks`, `editor` and `roles` are given, so that tests can give small ones."""
 
     def __init__(
         self,
@@ -80,224 +79,183 @@ class Trainer:
         tasks: Tasks,
         folder: Path,
         accelerator: Accelerator,
-        on_log: Callable[[dict[str, Any]], None] | None = None,
+        on_log: Listener | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self.recipe, self.editor, self.roles, self.tasks, self.folder = recipe, editor, roles, tasks, Path(folder)
+        self.recipe, self.editor, self.roles, self.folder = recipe, editor, roles, Path(folder)
         self.accelerator, self.on_log = accelerator, on_log
+        self.processes = processes or Processes()
         self.algorithm = load_algorithm(recipe)
         self.needs = self.algorithm.needs
-        self.reward = judge_of(roles.reward, self.needs)
-        self.parts = parts_of(self.reward, recipe.advantage)
+        self.dealer = Dealer(tasks, editor, recipe.rollout.groups)
+        self.places = places(recipe, self.processes)
+        scoring = Scoring(roles.reward, recipe, self.needs, self.processes)
         extra = {"ema": recipe.policy.ema, "old": self.needs.old}
         names = ("start", *(name for name, needed in extra.items() if needed))
         torch.manual_seed(recipe.loop.seed)
-        self.policies = Policies.of(editor, recipe.policy, names)
-        ema = recipe.policy.ema
-        self.updater = Updater(editor, self.policies, self.algorithm, recipe.loop, ema, accelerator)
-        if recipe.loop.compile:
-            compile_in_place(editor.module)
-        self.iteration, self.seconds = 0, 0.0
-        self.noise: float | None = None
-        self.failures: deque[list[int]] = deque(maxlen=10)
-        self.unscored = Unscored()
+        policies = Policies.of(editor, recipe.policy, names, self._prepare)
+        updater = Updater(
+            editor, policies, self.algorithm, recipe.loop, recipe.policy, accelerator, self.processes, recipe.anchor
+        )
+        self.state = states.State(recipe, policies, updater, scoring)
+        self.policies, self.updater, self.scoring = policies, updater, scoring
+        self.watch = Watch(recipe, editor, policies, self.processes, self._context)
         self.clock = Clock()
+
+    def _prepare(self, module: nn.Module) -> None:
+        """What has to be done to the network before its weights are copied."""
+        loop = self.recipe.loop
+        if loop.gradient_checkpointing:
+            if not hasattr(module, "enable_gradient_checkpointing"):
+                raise ConfigError(f"loop.gradient_checkpointing: {type(module).__name__} cannot do it; leave it out")
+            module.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.processes.same(module)
+        if self.recipe.policy.shard:
+            shard(module, self.processes.size)
+        if loop.compile:
+            compile_in_place(module)
 
     # ---- the run
 
     def fit(self, resume: bool) -> None:
         """All iterations, with checkpoints; raises `Interrupted` after Ctrl-C."""
-        loop = self.recipe.loop
+        state, loop, every = self.state, self.recipe.loop, self.recipe.evaluation.every
         refuse_to_overwrite(self.folder, resume)
-        resumed = self._restore()
-        log = JsonlLog(self.folder / "log.jsonl", self.iteration if resumed else None)
+        resumed = states.restore(state, self.folder)
         clock = saved = time.monotonic()
 
-        def tick() -> None:
+        def agree(stop: bool = False) -> tuple[bool, bool]:
+            """All processes go by the first one's clock, and stop together. Returns whether to stop, and to save."""
             nonlocal clock
             now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
+            said = self.processes.gather([state.seconds + now - clock, now - saved > 60 * loop.save_minutes, stop])
+            state.seconds, clock = said[0][0], now
+            return any(wish for _, _, wish in said), said[0][1]
 
-        def write(entry: dict[str, Any]) -> None:
-            log.write(entry)
-            if self.on_log:
-                self.on_log(entry)
-
-        try:
-            with stop_signal() as stop, Progress("training") as progress:
-                if not resumed:
-                    write(self.watch())
-                batch = None
-                while self._fraction() < 1:
-                    batch, entry = self.step()
-                    self.iteration += 1
-                    tick()
-                    if self.iteration % loop.log_every == 0:
-                        write({"step": self.iteration, "seconds": round(self.seconds, 2), **entry})
-                    if self.iteration % self.recipe.evaluation.every == 0:
-                        self._draw(batch)
-                        write(self.watch())
-                        tick()
-                    text = f"iteration {self.iteration}  reward {entry['reward']:.3f}"
-                    progress.update(min(self._fraction(), 1.0), self.seconds, text)
-                    if stop.is_set():
-                        self._save()
-                        raise Interrupted(self.folder, self.iteration)
-                    if time.monotonic() - saved > 60 * loop.save_minutes:
-                        self._save()
-                        saved = time.monotonic()
-                if batch is not None and self.iteration % self.recipe.evaluation.every:
-                    write(self.watch())
-                self._save()
-        finally:
-            log.close()
+        last = state.iteration if resumed else None
+        speaks = self.processes.main
+        with (
+            Journal(self.folder, self.recipe.trackers, last, self.on_log, speaks) as journal,
+            stop_signal() as stop,
+        ):
+            if not resumed:
+                journal.write(self.monitor())
+            while state.fraction < 1:
+                batch, entry = self.step()
+                state.iteration += 1
+                agree()
+                if state.iteration % loop.log_every == 0:
+                    journal.write({"step": state.iteration, "seconds": round(state.seconds, 2), **entry})
+                if state.iteration % every == 0:
+                    self._draw(batch)
+                    journal.write(self.monitor())
+                text = f"iteration {state.iteration}  reward {entry['reward']:.3f}"
+                journal.progress(state.fraction, state.seconds, text)
+                stopping, saving = agree(stop.is_set())
+                if stopping or saving:
+                    self._save()
+                    saved = time.monotonic()
+                if stopping:
+                    raise Interrupted(self.folder, state.iteration)
+            if state.iteration % every and state.iteration != last:
+                journal.write(self.monitor())
+            self._save()
 
     def finish(self) -> Result:
         """The averaged weights become the editor's, are saved, and are measured once beside the starting weights."""
-        best = self._best()
-        before = after = None
+        state, before, after = self.state, None, None
         if self.roles.final:
-            config = self.recipe.evaluation
-            tasks = _take(load_tasks(config.final), config.final_tasks)
+            tasks = self._tasks(self.recipe.evaluation.final, self.recipe.evaluation.final_tasks)
             with self.policies.use("start"):
-                before = self.evaluate(tasks, self.roles.final)
-            with best:
-                after = self.evaluate(tasks, self.roles.final)
+                before = self.watch.evaluate(tasks, self.roles.final)
+            with self.watch.best():
+                after = self.watch.evaluate(tasks, self.roles.final)
             found = {"before": before.summary(), "after": after.summary(), **compare(before, after)}
-            result = {"iterations": self.iteration, "seconds": self.seconds, "final": found}
-            (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+            if self.processes.main:
+                result = {"iterations": state.iteration, "seconds": state.seconds, "final": found}
+                partial = self.folder / "result.json.partial"
+                partial.write_text(json.dumps(result, indent=2) + "\n")
+                os.replace(partial, self.folder / "result.json")
         if self.recipe.policy.ema:
             self.policies.adopt("ema", self.recipe.policy.keep)
-        self.editor.save(self.folder / "model")
-        return Result(self.iteration, self.seconds, before, after)
+        states.export(state, self.editor, self.folder / "model", self.processes)
+        return Result(state.iteration, state.seconds, before, after)
 
     # ---- one iteration
 
     def step(self) -> tuple[Batch, dict[str, Any]]:
-        """Collect, score, update; returns what to show and what to log."""
-        loop, clock = self.recipe.loop, self.clock
+        """Collect, score, update; returns this process's samples, to show, and what to log of all."""
+        state, clock = self.state, self.clock
         clock.start()
-        count = self.recipe.rollout.groups
-        tasks = [self.tasks.task(self.iteration * count + place) for place in range(count)]
         with self.policies.use("old") if self.needs.old else nullcontext():
-            batch = collect(
-                self.editor,
-                tasks,
-                self.recipe.rollout,
-                self.recipe.rollout.window_of(self.iteration),
-                f"{loop.seed}/{self.iteration}",
-                self._context,
-                self.clock,
-            )
+            batch, scores = self.scoring.sampled(self._sample, clock)
         with clock.part("reward"):
-            scores = self.reward.score(batch.edits)
-            values = _overall(scores)
-            if self.noise is None:
-                order = list(range(len(values)))[::-1]
-                again = _overall(self.reward.score([batch.edits[i] for i in order]))
-                self.noise = repeat_noise(values, again[torch.tensor(order)])
-        self._count_failures(scores)
-        groups = [edit.group for edit in batch.edits]
-        parts = self.parts.values(scores) if self.parts else None
-        signal = advantages(values, groups, self.recipe.advantage, self.noise, parts)
+            judged = self.scoring.judge(batch, scores)
         with clock.part("update"):
-            numbers = self.updater.update(batch, signal, self.iteration, self._fraction())
+            numbers = self.updater.update(batch, judged.signal, state.iteration, state.fraction)
             if self.needs.old:
                 self.policies.follow("old", self.needs.old(self.updater.updates))
-        finite = values[torch.isfinite(values)]
+        finite = judged.values[torch.isfinite(judged.values)]
         entry = {
             "kind": "train",
             "reward": float(finite.mean()) if len(finite) else math.nan,
-            "deviation": signal.deviation,
-            "statuses": dict(Counter(score.status for score in scores)),
-            "unscored": self.unscored.add(scores, groups),
-            "dropped_groups": signal.dropped_groups,
-            "filtered_groups": signal.filtered_groups,
-            "repeat_noise": self.noise,
+            "deviation": judged.signal.deviation,
+            "statuses": dict(Counter(score.status for score in judged.scores)),
+            "unscored": self.scoring.unscored.add(judged.scores, judged.groups),
+            "dropped_groups": judged.signal.dropped_groups,
+            "filtered_groups": judged.signal.filtered_groups,
+            "repeat_noise": self.scoring.noise,
+            **self.processes.mean(measures(batch, scores), len(batch.tasks)),
             **numbers,
         }
         entry["timing"] = clock.parts()
-        self._last_scores = scores
+        self._last_scores: list[Score] = scores
         return batch, entry
 
-    def _count_failures(self, scores: list[Score]) -> None:
-        self.failures.append([sum(not score.ok for score in scores), len(scores)])
-        failed, total = (sum(column) for column in zip(*self.failures, strict=True))
-        if failed > self.recipe.loop.max_failures * total:
-            first = next(score for score in scores if not score.ok) if self.failures[-1][0] else None
-            reason = f"; the last: {first.status}, {first.error}" if first else ""
-            raise TrainingError(
-                f"{failed} of the last {total} edits have no score, more than the share that loop.max_failures allows "
-                f"({self.recipe.loop.max_failures:g}){reason}"
-            )
+    def _sample(self, on_piece: OnPiece | None) -> Batch:
+        rollout, iteration = self.recipe.rollout, self.state.iteration
+        tasks = self.dealer.tasks(iteration)
+        return collect(
+            self.editor,
+            [tasks[place] for place in self.places],
+            rollout,
+            rollout.window_of(iteration),
+            f"{self.recipe.loop.seed}/{iteration}",
+            self._context,
+            self.clock,
+            on_piece,
+            self.places.start * rollout.members,
+        )
 
-    # ---- watching
+    # ---- beside it
 
-    def watch(self) -> dict[str, Any]:
+    def monitor(self) -> dict[str, Any]:
         """The monitor's view of the averaged weights."""
-        config = self.recipe.evaluation
-        tasks = _take(load_tasks(config.monitor), config.monitor_tasks)
-        with self._best():
-            found = self.evaluate(tasks, self.roles.monitor)
-        return {"kind": "monitor", "step": self.iteration, "seconds": round(self.seconds, 2), **found.summary()}
+        tasks = self._tasks(self.recipe.evaluation.monitor, self.recipe.evaluation.monitor_tasks)
+        found = self.watch.monitor(tasks, self.roles.monitor)
+        return {"kind": "monitor", "step": self.state.iteration, "seconds": round(self.state.seconds, 2), **found}
 
-    def evaluate(self, tasks: list[Task], reward: Any) -> Evaluation:
-        """Edits of `tasks` with paired noise, scored by `reward`."""
-        config = self.recipe.rollout
-        return evaluate(self.editor, tasks, reward, config.steps, batch=config.batch, context=self._context)
-
-    def _best(self) -> AbstractContextManager[None]:
-        policy = self.recipe.policy
-        return self.policies.use("ema", policy.keep) if policy.ema else nullcontext()
+    def _tasks(self, config: TaskConfig, count: int) -> list[Task]:
+        tasks = load_tasks(config)
+        return [tasks.task(index) for index in range(count)]
 
     def _draw(self, batch: Batch) -> None:
+        if not self.processes.main:
+            return
         members = self.recipe.rollout.members
         rows = []
         for place, task in enumerate(batch.tasks[:_GRID_ROWS]):
             part = slice(place * members, (place + 1) * members)
             rows.append(Row(task.source, task.instruction, batch.images[part], self._last_scores[part]))
-        path = self.folder / "grids" / f"iteration-{self.iteration:06d}.png"
+        path = self.folder / "grids" / f"iteration-{self.state.iteration:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         grid(rows).save(path)
 
-    # ---- state
-
-    def _fraction(self) -> float:
-        loop = self.recipe.loop
-        return self.seconds / (60 * loop.minutes) if loop.minutes else self.iteration / (loop.steps or 1)
-
     def _save(self) -> None:
-        tensors, optimizers = self.updater.optimizers.pack()
-        random_tensors, random_values = random_state()
-        state = {
-            "updates": self.updater.updates,
-            "seconds": self.seconds,
-            "noise": self.noise,
-            "failures": list(self.failures),
-            "unscored": list(self.unscored.state),
-            "skipped": self.updater.skipped,
-            "optimizers": optimizers,
-            "random": random_values,
-            "recipe": self.recipe.model_dump(mode="json"),
-        }
-        tables = {**self.policies.tables(), **tensors, "random": random_tensors}
-        save_checkpoint(self.folder, self.iteration, tables, state)
+        states.save(self.state, self.folder, self.processes)
 
     def _restore(self) -> bool:
-        found = load_checkpoint(self.folder)
-        if found is None:
-            return False
-        for name, table in self.policies.tables().items():
-            if name not in found.tensors:
-                raise ConfigError(f"{found.path} has no weights {name!r}: it was made with other policy settings")
-            check_weights(table, found.tensors[name], found.path)
-        self.policies.restore(found.tensors)
-        self.updater.optimizers.unpack(found.tensors, found.state["optimizers"])
-        restore_random_state(found.tensors["random"], found.state["random"])
-        self.iteration, self.seconds, self.noise = found.step, found.state["seconds"], found.state["noise"]
-        self.updater.updates, self.updater.skipped = found.state["updates"], found.state["skipped"]
-        self.failures.extend(found.state["failures"])
-        self.unscored = Unscored(found.state.get("unscored", ()))
-        return True
+        return states.restore(self.state, self.folder)
 
     def _context(self) -> AbstractContextManager[Any]:
         return autocast(self.accelerator.device, self.recipe.loop.autocast)
@@ -315,29 +273,22 @@ def load_algorithm(recipe: Recipe) -> Algorithm:
     return algorithm
 
 
-def train(
-    recipe: Recipe, folder: Path, resume: bool = False, on_log: Callable[[dict[str, Any]], None] | None = None
-) -> Result:
-    """Everything that `recipe` says, into `folder`."""
+def train(recipe: Recipe, folder: Path, resume: bool = False, on_log: Listener | None = None) -> Result:
+    """Everything that `recipe` says, into `folder`; in each process of several the same call."""
     check_roles(recipe.roles)
     load_algorithm(recipe)
     accelerator = Accelerator(mixed_precision="no")  # autocast is ours: rollout and replay must compute alike
-    if accelerator.num_processes > 1:
-        raise ConfigError("reward training runs in one process; start it without a launcher")
-    editor = load_editor(recipe.editor, device=accelerator.device)
-    trainer = Trainer(recipe, editor, load_roles(recipe.roles), load_tasks(recipe.data), folder, accelerator, on_log)
-    trainer.fit(resume)
-    return trainer.finish()
+    processes = Processes()
+    with processes.together():
+        editor = load_editor(recipe.editor, device=accelerator.device)
+        roles, tasks = load_roles(recipe.roles), load_tasks(recipe.data)
+        trainer = Trainer(recipe, editor, roles, tasks, folder, accelerator, on_log, processes)
+        trainer.fit(resume)
+        result = trainer.finish()
+    accelerator.end_training()
+    return result
 
 
 def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     """The entry of `mmreward train` for `task: reward` (and `task: grpo`, its older name)."""
     train(read_config(Recipe, recipe), folder, resume)
-
-
-def _overall(scores: list[Score]) -> torch.Tensor:
-    return torch.tensor([score.overall for score in scores], dtype=torch.float64)
-
-
-def _take(tasks: Tasks, count: int) -> list[Task]:
-    return [tasks.task(index) for index in range(count)]

@@ -7,7 +7,7 @@ copies of that table which can be swapped in. With LoRA the starting table is ze
 
 __all__ = ["Policies", "PolicyConfig"]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from editing.editors.editor import Editor
 from mmreward.config import ConfigError
+from mmreward.training.sharded import whole
 
 Table = dict[str, Tensor]
 
@@ -29,6 +30,8 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
     """Ends of the names of the layers; None: the editor's own list."""
     rank: int = Field(default=32, ge=1)
     alpha: int = Field(default=64, gt=0)
+    shard: bool = False
+    """Spread the network over all processes (FSDP2), where one device cannot hold it (see `editing.sharding`)."""
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
     keep: float = Field(default=0.0, ge=0, lt=1)
@@ -50,8 +53,16 @@ class Policies:
         self.sets: dict[str, Table] = {name: self._copy() for name in names}
 
     @classmethod
-    def of(cls, editor: Editor, config: PolicyConfig, names: tuple[str, ...] = ("start",)) -> "Policies":
-        """Makes the editor's module trainable as `config` says."""
+    def of(
+        cls,
+        editor: Editor,
+        config: PolicyConfig,
+        names: tuple[str, ...] = ("start",),
+        prepare: Callable[[nn.Module], None] | None = None,
+    ) -> "Policies":
+        """Makes the editor's module trainable as `config` says. What is trained is float32, whatever the rest is: small
+        steps would be rounded away. `prepare` is called with the module once that is settled.
+        """
         module = editor.module.eval()
         layers = config.layers or tuple(editor.lora_targets)
         if config.weights == "full":
@@ -72,6 +83,11 @@ class Policies:
                     target_modules=list(layers),
                 )
             )
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if prepare:
+            prepare(module)
         return cls(module, names)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -104,7 +120,8 @@ class Policies:
 
     def distance(self, name: str) -> float:
         """Root mean square difference between the present weights and set `name`."""
-        squares = sum(float((p.detach().float() - self.sets[name][n]).square().sum()) for n, p in self.present.items())
+        table = self.sets[name]
+        squares = sum(float(whole((p.detach().float() - table[n]).square().sum())) for n, p in self.present.items())
         return (squares / sum(p.numel() for p in self.present.values())) ** 0.5
 
     def tables(self) -> dict[str, Table]:

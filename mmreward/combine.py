@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -246,14 +246,16 @@ class _CombinationConfig(BaseModel, extra="forbid", frozen=True):
     overall: Method
 
 
-def from_mapping(mapping: Mapping[str, Any], where: str = "the combination") -> Combination:
-    """Build a combination from the mapping that the module docstring shows."""
+def from_mapping(
+    mapping: Mapping[str, Any], where: str = "the combination", load: Callable[[Any], Reward] = load_reward
+) -> Combination:
+    """Build a combination from the mapping that the module docstring shows. `load` makes a member of its spec."""
     config = read_config(_CombinationConfig, mapping, where)
     members = {}
     for name, member in config.members.items():
         member = _MemberConfig(reward=member) if isinstance(member, str) else member
         try:
-            members[name] = Member(load_reward(member.reward), member.optional)
+            members[name] = Member(load(member.reward), member.optional)
         except ValueError as error:
             raise ConfigError(f"{where}, member {name!r}: {error}") from None
     return Combination(config.name, members, config.overall, config.dims)

@@ -5,8 +5,19 @@ Settings of the training loop lie under `loop`, which is where `--minutes` goes.
 folder keeps `recipe.yaml`, the settings as they were used.
 """
 
-__all__ = ["RECIPE_FOLDERS", "TASKS", "find_recipe", "read_recipe", "recipe_names", "run_recipe", "train"]
+__all__ = [
+    "RECIPE_FOLDERS",
+    "SETTINGS",
+    "TASKS",
+    "dry_run",
+    "find_recipe",
+    "read_recipe",
+    "recipe_names",
+    "run_recipe",
+    "train",
+]
 
+import os
 import shlex
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,10 +33,23 @@ TASKS: dict[str, str] = {
     "vae": "editing.fit.vae:run",
     "editor": "editing.fit.editor:run",
     "ip2p": "editing.fit.ip2p:run",
+    "conditioned": "editing.fit.conditioned:run",
     "grpo": "editing.trainer:run",
     "reward": "editing.trainer:run",
 }
 """Task -> `module:function`; the function is `run(recipe: dict, folder: Path, resume: bool) -> None`."""
+
+SETTINGS: dict[str, str] = {
+    "judge": "mmreward.fit.judge:JudgeRecipe",
+    "clip": "mmreward.fit.clip:ClipRecipe",
+    "vae": "editing.fit.vae:VAERecipe",
+    "editor": "editing.fit.editor:EditorRecipe",
+    "ip2p": "editing.fit.ip2p:IP2PRecipe",
+    "conditioned": "editing.fit.conditioned:ConditionedRecipe",
+    "grpo": "editing.recipe:Recipe",
+    "reward": "editing.recipe:Recipe",
+}
+"""Task -> `module:model` of its settings, for a dry run."""
 
 RECIPE_FOLDERS = (("mmreward", "fit/recipes"), ("editing", "recipes"))
 
@@ -96,17 +120,47 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _task_of(recipe: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The task, and the settings without it."""
+    from mmreward.reward import unknown
+
+    task = recipe.get("task")
+    if task not in TASKS:
+        raise unknown("task", str(task), TASKS)
+    return task, {key: value for key, value in recipe.items() if key != "task"}
+
+
+def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bool:
+    """Print what a recipe would do; whether it could start. Raises ValueError for settings that are wrong."""
+    from app.dry_run import show_reward_run, show_settings
+    from mmreward.config import read_config
+    from mmreward.training.checkpoint import refuse_to_overwrite
+
+    task, settings = _task_of(recipe)
+    module, _, model = SETTINGS[task].partition(":")
+    read = read_config(getattr(import_module(module), model), settings)
+    if TASKS[task] == "editing.trainer:run":
+        from editing.dryrun import dry_run as look
+
+        found = look(read, folder, resume)
+        print(show_reward_run(name, found))
+        return not found.problems
+    problems: list[str] = []
+    try:
+        refuse_to_overwrite(folder, resume)
+    except ValueError as error:
+        problems.append(f"--out: {error}")
+    print(show_settings(name, task, read.model_dump(), problems))
+    return not problems
+
+
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     """Check the task, keep the settings beside the results, and train."""
     import yaml
 
-    from mmreward.reward import unknown
     from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
 
-    recipe = dict(recipe)
-    task = recipe.pop("task", None)
-    if task not in TASKS:
-        raise unknown("task", str(task), TASKS)
+    task, recipe = _task_of(recipe)
     if resume and latest_checkpoint(folder) is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
     refuse_to_overwrite(folder, resume)
@@ -129,6 +183,9 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a setting; a dot goes one level down.")
     ] = None,
+    only_look: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would do, cost and lack, and start nothing.")
+    ] = False,
 ) -> None:
     """Train an editor on rewards, or a reward, from a recipe.
 
@@ -139,6 +196,10 @@ def train(
       mmreward train grpo-tiny --out runs/first --resume
 
       mmreward train my-recipe.yaml --set loop.lr=1e-4 --set seed=1
+
+      mmreward train kontext-8gpu --dry-run
+
+    A dry run looks at all that the recipe names, and estimates memory and time. Exit code 2: it could not start.
 
     Ctrl-C writes a checkpoint and prints the command that goes on from it.
     """
@@ -153,6 +214,10 @@ def train(
     from mmreward.training import CheckpointError, Interrupted, TrainingError
 
     quiet()
+    if only_look:
+        if not dry_run(settings, path.stem, folder, resume):
+            raise typer.Exit(2)
+        return
     try:
         run_recipe(settings, folder, resume)
     except Interrupted as stopped:
@@ -165,4 +230,8 @@ def train(
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
         raise typer.Exit(1) from None
-    say.print(f"Done: {folder}")
+    say.print(f"Done: {folder}", markup=False)
+    if TASKS[settings["task"]] == "editing.trainer:run" and os.environ.get("RANK", "0") == "0":
+        from app.web.run_report import write_run_report
+
+        say.print(f"Report: {write_run_report(folder)}", markup=False)

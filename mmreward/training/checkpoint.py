@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from mmreward.config import ConfigError
+from mmreward.training.sharded import like
 
 _PREFIX = "checkpoint-"
 Tensors = dict[str, torch.Tensor]
@@ -72,6 +73,8 @@ def save_atomic(folder: Path, write: Callable[[Path], None]) -> Path:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # killed between the two renames below
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
@@ -120,8 +123,9 @@ def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
 ) -> Path:
     """Write checkpoint `step` into `folder` whole or not at all, then remove the older ones; an existing one is never
-    replaced.
+    replaced. `CheckpointError` where it cannot be written (a full disk): the older ones are still there then.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     def write(partial: Path) -> None:
@@ -135,10 +139,21 @@ def save_checkpoint(
     folder = Path(folder)
     path = folder / f"{_PREFIX}{step:08d}"
     if not path.exists():
-        save_atomic(path, write)
+        try:
+            save_atomic(path, write)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(folder / f".{path.name}.partial", ignore_errors=True)
+            last = latest_checkpoint(folder)
+            kept = "there is no earlier one" if last is None else f"that of step {last} is kept"
+            raise CheckpointError(
+                f"checkpoint {path} could not be written ({error}); {kept}. Make room on the disk (or choose another "
+                "--out), and go on with --resume"
+            ) from error
     for older in _steps(folder):
         if older < step:
             shutil.rmtree(folder / f"{_PREFIX}{older:08d}", ignore_errors=True)
+    for cut_short in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(cut_short, ignore_errors=True)
     return path
 
 
@@ -220,11 +235,13 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str,
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], packed: Mapping[str, Any]
 ) -> None:
-    """Put back what `pack_optimizer` took."""
+    """Put back what `pack_optimizer` took; whole tensors become parts where the parameters are parts."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *packed["scalars"].items()]:
         index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = value
+        part = like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
+        state.setdefault(int(index), {})[name] = part
     groups = [
         {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
         for group in packed["param_groups"]

@@ -90,6 +90,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """One line that stays, above the bar where there is one."""
+        self._console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+
     def update(self, fraction: float, seconds: float, text: str) -> None:
         """Show that `fraction` of the work is done after `seconds`, with `text` (step, loss …)."""
         left = f"{format_seconds(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""

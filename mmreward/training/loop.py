@@ -38,6 +38,8 @@ from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
 
 _MAX_SKIPPED_IN_A_ROW = 20
+_ECHO = 2.0
+"""Seconds in which a second signal is taken for the first one again."""
 
 
 class Interrupted(Exception):
@@ -89,15 +91,23 @@ def autocast(device: torch.device, kind: str) -> torch.autocast:
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the step in progress ends first; a second Ctrl-C ends at once."""
+    """An event that Ctrl-C or SIGTERM sets, so that the step in progress ends first; a second Ctrl-C ends at once.
+
+    A launcher of several processes passes on what they got already, so that a second one counts after a while only.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
+    first = math.inf
+
     def handle(number: int, frame: Any) -> None:
-        if event.is_set():
+        nonlocal first
+        now = time.monotonic()
+        if event.is_set() and now - first > _ECHO:
             raise KeyboardInterrupt
+        first = min(first, now)
         event.set()
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -96,7 +96,7 @@ def test_nft_moves_the_old_policy_and_samples_with_it(make, monkeypatch):
     seen = []
     real = trainer_module.collect
     monkeypatch.setattr(trainer_module, "collect", lambda *args: seen.append(flat(trainer)) or real(*args))
-    trainer.iteration += 1
+    trainer.state.iteration += 1
     trainer.step()
     assert torch.allclose(seen[0], 0.4 * start + 0.6 * moved, atol=1e-6)
 
@@ -105,11 +105,11 @@ def test_resume_restores_the_old_policy_and_the_counts(make):
     settings = {"name": "nft", "levels": 1, "kl": 0.0, "old": {"slope": 0.4, "limit": 0.5}}
     whole = make(settings)
     whole.step()
-    whole.iteration += 1
+    whole.state.iteration += 1
     whole._save()
     whole.step()
     resumed = make(settings)
-    assert resumed._restore() and list(resumed.unscored.state) == [[0.0, 0.0]]
+    assert resumed._restore() and list(resumed.scoring.unscored.state) == [[0.0, 0.0]]
     resumed.step()
     assert torch.equal(flat(whole), flat(resumed)) and torch.equal(flat(whole, "old"), flat(resumed, "old"))
 
@@ -176,7 +176,7 @@ def test_parts_of_the_reward_are_normalised_where_the_recipe_says_so(make):
     reward = Combination("two", {"pixels": Member(Redness())}, Weighted(weights=both))
     trainer = make({"name": "rwr", "levels": 1}, reward=reward, advantage={"normalise": "parts"})
     _, signal = batch_of(trainer)
-    assert trainer.parts.weights == both and signal.values.abs().sum() > 0
+    assert trainer.scoring.parts.weights == both and signal.values.abs().sum() > 0
 
 
 def test_a_trajectory_needs_noise(make):

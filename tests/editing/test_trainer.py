@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -12,9 +14,12 @@ from PIL import Image, ImageStat
 
 from editing import trainer as trainer_module
 from editing.data import Task
+from editing.divergence import kl_nats
+from editing.journal import Journal
 from editing.recipe import Recipe
 from editing.roles import Roles, RolesConfig, check_roles, measures
 from editing.trainer import Trainer, run
+from editing.transition import rule_from
 from editing.weights import Policies, PolicyConfig
 from mmreward.config import ConfigError, read_config
 from mmreward.score import Score
@@ -287,3 +292,74 @@ def test_a_share_of_the_start_is_kept(random_editor):
     assert torch.equal(weight, start)
     policies.adopt("ema", keep=0.25)
     assert torch.allclose(weight, start + 3.0)
+
+
+def test_overlap_gives_the_same_bits_and_waits_less(make, monkeypatch):
+    class Slow(Redness):
+        def score(self, edits):
+            time.sleep(0.03 * len(edits))
+            return super().score(edits)
+
+    found = {}
+    for overlap in (False, True):
+        trainer = make(f"{overlap}", Slow(), rollout__batch=2, loop__overlap=overlap)
+        decode = trainer.editor.decode
+        monkeypatch.setattr(trainer.editor, "decode", lambda *args, decode=decode: time.sleep(0.06) or decode(*args))
+        trainer.step()  # scores twice, for the repeat noise
+        batch, entry = trainer.step()
+        weights = [p.detach().clone() for p in trainer.policies.parameters()]
+        found[overlap] = (batch.trajectory.final, weights, entry["reward"], entry["timing"]["reward"])
+    (latents, weights, reward, waited), (latents_too, weights_too, reward_too, waited_too) = found.values()
+    assert torch.equal(latents, latents_too) and reward == reward_too
+    assert all(torch.equal(a, b) for a, b in zip(weights, weights_too, strict=True))
+    assert waited >= 8 * 0.03 and waited_too < 0.8 * waited
+
+
+def test_overlap_needs_two_pieces(make):
+    with pytest.raises(ConfigError, match="loop.overlap: a process has 8 samples .* lower rollout.batch to at most 4"):
+        make(loop__overlap=True)
+
+
+def test_gradient_checkpointing_changes_memory_only(make):
+    found = []
+    for checkpointing in (False, True):
+        trainer = make(f"{checkpointing}", loop__gradient_checkpointing=checkpointing, loop__autocast="bf16")
+        trainer.step()
+        found.append([p.detach().clone() for p in trainer.policies.parameters()])
+    assert trainer.editor.module.gradient_checkpointing
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
+
+
+def test_divergence_is_that_of_the_steps_in_nats(make):
+    trainer = make(policy__ema=0)
+    tasks, config = [Squares().task(0)], trainer.recipe.rollout
+    assert kl_nats(trainer.editor, trainer.policies, tasks, config, trainer._context) == [0.0]
+    with torch.no_grad():
+        trainer.policies.present["proj_out.bias"].add_(0.1)  # of the velocity, everywhere
+    condition = trainer.editor.collate(trainer.editor.encode([tasks[0].source], [tasks[0].instruction]))
+    levels, expected = trainer.editor.schedule(config.steps, condition.latent_shape), 0.0
+    for t, t_next in zip(levels[:-2], levels[1:-1], strict=True):
+        c = rule_from(config.rule, config.eta).coefficients(t, t_next)
+        shift = 0.1 * float(c.eps * (1 - t) - c.x0 * t)
+        expected += math.prod(condition.latent_shape) * shift**2 / (2 * float(c.std) ** 2)
+    found = kl_nats(trainer.editor, trainer.policies, tasks, config, trainer._context)
+    assert found == pytest.approx([expected], rel=1e-3)
+    assert trainer.monitor()["kl_nats"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_only_one_process_writes_the_journal(tmp_path):
+    heard = []
+    for speaks in (True, False):
+        with Journal(tmp_path / str(speaks), (), None, heard.append, speaks) as journal:
+            journal.write({"step": 1})
+            journal.progress(0.5, 1.0, "half")
+    assert heard == [{"step": 1}] and read_log(tmp_path / "True" / "log.jsonl") == heard
+    assert not (tmp_path / "False").exists()
+
+
+def test_what_is_trained_is_float32(random_editor):
+    editor = copy.deepcopy(random_editor)
+    editor.module.to(torch.bfloat16)
+    policies = Policies.of(editor, PolicyConfig(weights="lora", rank=2, alpha=2))
+    assert all(p.dtype == torch.float32 for p in policies.parameters())
+    assert {p.dtype for p in editor.module.parameters() if not p.requires_grad} == {torch.bfloat16}

@@ -48,7 +48,7 @@ def main() -> None:
             batch, entry = trainer.step()
             whole.append(time.perf_counter() - started)
             timings.append(entry["timing"])
-            trainer.iteration += 1
+            trainer.state.iteration += 1
             started = time.perf_counter()
             bare(trainer, batch)
             plain.append(time.perf_counter() - started)

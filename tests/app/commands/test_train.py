@@ -1,5 +1,6 @@
 """`mmreward train`: recipes are found, changed, checked; errors name the key; Ctrl-C says how to go on."""
 
+import json
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import types
 
 import pytest
 import yaml
+from PIL import Image
 
 from app.cli import main
 from app.commands import train as command
@@ -81,6 +83,86 @@ def test_wrong_calls_are_exit_code_2_and_say_why(arguments, message, tmp_path, c
     monkeypatch.chdir(tmp_path)
     assert call(*arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    """Rows of which one has an image that is not there."""
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "there.png")
+    rows = [{"instruction": "make it red", "source": name} for name in ("there.png", "gone.png")]
+    path = tmp_path / "triplets.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+CHEAP = ("--set", "roles.reward=pixels", "--set", "roles.monitor=target", "--set", "loop.compile=false")
+IMPOSSIBLE = {
+    "rollout.members=1": "rollout.members: Input should be greater than or equal to 2 (got 1)",
+    "rollout.groups=0": "rollout.groups: Input should be greater than or equal to 1 (got 0)",
+    "rollout.window=8": "window 8 must be smaller than steps 8",
+    "rollout.window=0": "rollout.window: grpo learns from the noisy steps of sampling",
+    "rollout.eta=-1": "rollout.eta: Input should be greater than 0",
+    "loop.updates=999": "loop.updates 999 is more than the 256 samples of an iteration",
+    "loop.micro_batch=0": "loop.micro_batch: Input should be greater than or equal to 1",
+    "loop.ema=0.9": "the average of a policy's weights is policy.ema; leave loop.ema out",
+    "algorithm.name=gpro": "algorithm.name must be one of grpo",
+    "algorithm.clp=1": "algorithm: unknown key 'clp'; did you mean 'clip'?",
+    "advantage.normalise=parts": "advantage.normalise: parts: the reward 'pixels' does not say",
+    "data.file=lost.jsonl": "lost.jsonl",
+    "roles.reward=vlm:tinny": "tinny",
+    "editor=tinny": "unknown editor 'tinny'; did you mean 'tiny'",
+    "trackers=[tensorbord]": "trackers",
+}
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE)
+def test_a_dry_run_names_what_cannot_be(change, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("grpo-tiny", "--dry-run", *CHEAP, "--set", change) == 2
+    told = capsys.readouterr()
+    assert IMPOSSIBLE[change] in " ".join((told.out + told.err).split())
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_missing_images_are_named_before_anything_starts(options, triplets, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert call("grpo-tiny", *CHEAP, "--set", f"data.file={triplets}", "--out", out, *options) == 2
+    told = capsys.readouterr()
+    said = " ".join((told.out + told.err).split())
+    assert "1 of 2 rows cannot be used" in said and "gone.png" in said and "triplets.jsonl" in said
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_an_algorithm_that_needs_what_the_reward_cannot_give(options, tmp_path, capsys):
+    assert call("pref-grpo-tiny", *CHEAP, "--set", "algorithm.by=judge", "--out", str(tmp_path / "run"), *options) == 2
+    told = capsys.readouterr()
+    said = " ".join((told.out + told.err).split())
+    assert "learns from comparisons, and 'pixels' cannot compare two edits" in said and "way=pairwise" in said
+
+
+def test_a_dry_run_starts_nothing_and_fits_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("grpo-tiny", *CHEAP, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80 and not list(tmp_path.iterdir())
+    words = " ".join(said.split())
+    for part in ("FluxKontextPipeline", "32 tasks x 8 edits = 256 edits", "an estimate", "measured", "it could start"):
+        assert part in words
+
+
+@pytest.mark.parametrize("name", command.recipe_names())
+def test_every_task_has_settings_to_look_at(name):
+    assert command.read_recipe(command.find_recipe(name))["task"] in command.SETTINGS
+
+
+def test_other_tasks_are_read_and_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("tiny-vae", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "8,000 steps" in said and "batch" in said and max(map(len, said.splitlines())) <= 80
+    assert call("tiny-vae", "--dry-run", "--set", "bach=3") == 2
+    assert "unknown key 'bach'; did you mean 'batch'?" in capsys.readouterr().err
 
 
 def test_broken_recipe_file(tmp_path, capsys):
