@@ -22,8 +22,6 @@ _CHANGES = (
     "evaluation.every=8",
     "loop.save_minutes=1",
     "loop.compile=false",
-    "rollout.groups=16",
-    "policy.keep=0",
 )
 """What is shorter here than in the recipe `grpo-tiny`."""
 _EXAMPLES = 6
@@ -33,7 +31,7 @@ _DESCRIPTION = "GRPO on the recommended reward (judge, CLIP, pixels)"
 
 def quickstart(
     out: Annotated[Path | None, typer.Option(help="Folder for the run and report.html.")] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 2.5,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 3.0,
 ) -> None:
     """See the whole loop work: score edits, train the bundled editor on the scores, look at the result.
 
