@@ -16,21 +16,19 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from editing.data import Task
+from editing.dryrun_network import blocks, count, measure, size_of, trained
 from editing.dryrun_place import Place
 from editing.dryrun_shapes import OUTLINES, PUBLISHED, Outline
 from editing.editors import ADAPTERS, editor_options, load_editor
 from editing.editors.buckets import bucket
 from editing.recipe import Recipe
-from editing.weights import Policies
 from mmreward.training.loop import autocast
 
 LOADED_BYTES = 512 * 2**20
@@ -82,9 +80,9 @@ def _loaded(recipe: Recipe, place: Place, task: Task, device: torch.device) -> E
     editor: Any = load_editor(recipe.editor, device=device)
     network = editor.module
     parts = editor.pipeline.components.items()
-    others = {name: _count(part) for name, part in parts if isinstance(part, nn.Module) and part is not network}
-    parameters, size = _count(network), _bytes(network.parameters())
-    trained = _trained(network, editor.lora_targets, recipe)
+    others = {name: count(part) for name, part in parts if isinstance(part, nn.Module) and part is not network}
+    parameters, size = count(network), size_of(network.parameters())
+    learned = trained(network, editor.lora_targets, recipe)
     rows = min(_PROBE_ROWS, recipe.loop.micro_batch)
     condition = editor.collate(editor.encode([task.source], [task.instruction])).repeat(rows)
     shape = condition.latent_shape
@@ -98,7 +96,7 @@ def _loaded(recipe: Recipe, place: Place, task: Task, device: torch.device) -> E
         predict().sum().backward()
 
     context = _context(recipe, device)
-    flops, saved = _measure(predict, network, context)
+    flops, saved = measure(predict, network, context)
     with torch.no_grad():
         seconds = {"sample": _seconds(predict, context, device) / rows}
         seconds["decode"] = _seconds(lambda: editor.decode(x, condition), context, device) / rows
@@ -111,12 +109,12 @@ def _loaded(recipe: Recipe, place: Place, task: Task, device: torch.device) -> E
         others,
         tuple(editor.encoders) if editor.park else (),
         editor.dtype,
-        **trained,
+        **learned,
         size=condition.size,
         latent=shape,
         flops=flops / rows,
         saved=saved / rows,
-        blocks=_blocks(network),
+        blocks=blocks(network),
         seconds=seconds,
     )
 
@@ -151,54 +149,79 @@ def _seconds(run: Callable[[], Any], context: Callable[[], ExitStack], device: t
 
 
 def _outlined(recipe: Recipe, place: Place) -> EditorFacts:
-    import diffusers
-
-    published = PUBLISHED.get(place.name)
     module, _, kind = ADAPTERS[str(place.family)].partition(":")
     adapter = getattr(import_module(module), kind)
     options = _options(recipe.editor, place, adapter)
-    config = _network_config(place, adapter.network)
+    published, config = PUBLISHED.get(place.name), _network_config(place, adapter.network)
     if config is None and published is None:
         return EditorFacts(place, f"its family alone: the configuration of its {adapter.network} is not here")
-    kind = str((config or {}).get("_class_name") or (published.network if published else ""))
-    outline = OUTLINES.get(kind)
-    with torch.device("meta"):
-        network = getattr(diffusers, kind).from_config(config or published.config).to(options["dtype"])  # type: ignore[union-attr]
     others = dict(published.others) if published else {}
     if place.folder is not None:
         others |= _others(place.folder, adapter.network)
+    known: dict[str, Any] = config or {"_class_name": published.network, **published.config}  # type: ignore[union-attr]
     size = bucket(1, 1, options["max_area"], 32)
-    facts: dict[str, Any] = {
-        "parameters": _count(network),
-        "bytes": _bytes(network.parameters()),
-        "others": others,
-        "parked": tuple(adapter.encoders) if options["park"] else (),
-        "dtype": options["dtype"],
-        "size": size,
-        "blocks": _blocks(network),
-    }
-    if outline is not None:
-        facts |= _trained(network, outline.targets(adapter, network), recipe)
-        facts |= _worked(recipe, outline, network, size, options)
-    how = "its configuration" if config else "its published shape; it is not on this machine"
-    return EditorFacts(place, how, **facts)
+    return EditorFacts(
+        place,
+        "its configuration" if config else "its published shape; it is not on this machine",
+        others=others,
+        parked=tuple(adapter.encoders) if options["park"] else (),
+        dtype=options["dtype"],
+        size=size,
+        **_weighed(recipe, adapter, known, size, options),
+    )
 
 
-def _worked(
-    recipe: Recipe, outline: Outline, network: Any, size: tuple[int, int], options: Mapping[str, Any]
+def _weighed(
+    recipe: Recipe, adapter: Any, config: Mapping[str, Any], size: tuple[int, int], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Work and memory of a prediction for a square image."""
+    """The numbers of the network that `config` describes, for a square image.
+
+    All of them grow by the same amount with each block of a kind, so that networks of one and of two blocks tell those
+    of any (one by one, a large network takes half a minute even without weights).
+    """
+    import diffusers
+
+    network = getattr(diffusers, config["_class_name"])
+    outline = OUTLINES.get(config["_class_name"], Outline())
+    defaults = signature(network.__init__).parameters
+    counts = {key: int(config.get(key, defaults[key].default)) for key in outline.repeated}
+    if recipe.policy.layers:  # which may name blocks by their numbers
+        return _weigh(recipe, adapter, network.from_config, config, outline, size, options)
+    one = {key: min(number, 1) for key, number in counts.items()}
+    facts = base = _weigh(recipe, adapter, network.from_config, {**config, **one}, outline, size, options)
+    for key, number in counts.items():
+        if number > 1:
+            more = _weigh(recipe, adapter, network.from_config, {**config, **one, key: 2}, outline, size, options)
+            grown = {name: (number - 1) * (more[name] - base[name]) for name in _GROWING if base[name] is not None}
+            facts = {**facts, **{name: facts[name] + grown[name] for name in grown}}
+    return facts
+
+
+_GROWING = ("parameters", "bytes", "trainable", "trainable_bytes", "layers", "flops", "saved", "blocks")
+
+
+def _weigh(
+    recipe: Recipe,
+    adapter: Any,
+    make: Callable[..., Any],
+    config: Mapping[str, Any],
+    outline: Outline,
+    size: tuple[int, int],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    with torch.device("meta"):
+        network = make(dict(config)).to(options["dtype"])
+    facts: dict[str, Any] = dict.fromkeys(("trainable", "trainable_bytes", "layers", "flops", "saved", "latent"))
+    facts |= {"parameters": count(network), "bytes": size_of(network.parameters()), "blocks": blocks(network)}
+    if outline.inputs is None:
+        return facts
+    facts |= trained(network, outline.targets(adapter, network), recipe)
     dtype = torch.bfloat16 if recipe.loop.autocast == "bf16" else options["dtype"]
     network.to(dtype)
-    passes = outline.passes(options)
-    inputs = outline.inputs(network.config, size, options, dtype)
-    flops, saved = _measure(lambda: network(**inputs)[0], network, ExitStack)
-    return {
-        "latent": outline.latent(network.config, size),
-        "passes": passes,
-        "flops": flops * passes,
-        "saved": saved * passes,
-    }
+    passes, inputs = outline.passes(options), outline.inputs(network.config, size, options, dtype)
+    flops, saved = measure(lambda: network(**inputs)[0], network, ExitStack)
+    latent = outline.latent(network.config, size)
+    return facts | {"latent": latent, "passes": passes, "flops": flops * passes, "saved": saved * passes}
 
 
 def _options(spec: str, place: Place, adapter: Any) -> dict[str, Any]:
@@ -232,59 +255,3 @@ def _elements(path: Path) -> int:
     with safe_open(path, "pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]
     return sum(int(torch.Size(shape).numel()) for shape in shapes)
-
-
-# ---- both
-
-
-def _trained(network: Any, targets: tuple[str, ...], recipe: Recipe) -> dict[str, Any]:
-    """What the recipe's policy trains in `network`, which is made trainable so."""
-    editor: Any = SimpleNamespace(module=network, lora_targets=targets)
-    with torch.device(next(network.parameters()).device):
-        policies = Policies.of(editor, recipe.policy, ())
-    parameters = policies.parameters()
-    layers = sum(hasattr(module, "lora_A") for module in network.modules())
-    return {
-        "trainable": sum(p.numel() for p in parameters),
-        "trainable_bytes": _bytes(parameters),
-        "layers": layers or None,
-    }
-
-
-def _measure(predict: Callable[[], Tensor], network: nn.Module, context: Callable[[], ExitStack]) -> tuple[int, int]:
-    """Multiplications and additions of a prediction, and bytes that it keeps for the backward pass."""
-    own = {p.untyped_storage()._cdata for p in network.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own and not _is_attention(tensor):
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with context(), hooks, FlopCounterMode(display=False) as counter:
-        predict()
-    return int(counter.get_total_flops()), sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def _is_attention(tensor: Tensor) -> bool:
-    """Attention's own matrices, which no GPU kernel keeps."""
-    return tensor.device.type == "meta" and tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2]
-
-
-def _blocks(network: nn.Module) -> int:
-    """Blocks that gradient checkpointing would compute again one by one."""
-    lists = (module for module in network.modules() if isinstance(module, nn.ModuleList))
-    return max(sum(len(one) for one in lists if hasattr(one, "__len__") and _is_blocks(one)), 1)
-
-
-def _is_blocks(modules: nn.ModuleList) -> bool:
-    return any("Block" in type(module).__name__ for module in modules)
-
-
-def _count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def _bytes(parameters: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)

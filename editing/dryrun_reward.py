@@ -130,7 +130,7 @@ def _vlm(spec: str) -> Part:
         shares = backend.describe.get("layout") != "plain"
         return Part(spec, reward, "in this process", True, size, way, backend.processor, shares)
     folder = source.path if source.is_folder else _cached(source.path)
-    judge = _judge(spec, model, options, vlm._OPTIONS, source.card)
+    judge = _judge(spec, model, options, vlm.OPTIONS, source.card)
     where = "in this process" if folder else "in this process, from the hub; not on this machine yet"
     limits = [int(options[name]) if name in options else None for name in ("pixels", "min_pixels")]
     return Part(spec, judge, where, False, size, way, _processor(folder, *limits) if folder else None)

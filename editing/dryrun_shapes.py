@@ -27,14 +27,16 @@ _QWEN_PATCH = 28
 class Outline:
     """What one row of a network's batch is, on torch's meta device."""
 
-    inputs: Callable[[Any, Size, Mapping[str, Any], torch.dtype], dict[str, Any]]
-    """(configuration, image size, the adapter's options, dtype) -> keyword arguments."""
-    latent: Callable[[Any, Size], tuple[int, int]]
+    inputs: Callable[[Any, Size, Mapping[str, Any], torch.dtype], dict[str, Any]] | None = None
+    """(configuration, image size, the adapter's options, dtype) -> keyword arguments; None: not known."""
+    latent: Callable[[Any, Size], tuple[int, int] | None] = lambda config, size: None
     """Tokens and channels of the latents."""
     targets: Callable[[Any, Any], tuple[str, ...]] = lambda adapter, network: tuple(adapter.lora_targets)
     """(adapter, network) -> the layers that LoRA adapts."""
     passes: Callable[[Mapping[str, Any]], int] = lambda options: 1
     """Passes of the network in one prediction."""
+    repeated: tuple[str, ...] = ()
+    """Settings that say how many blocks of a kind there are."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,17 @@ def _unet(config: Any, size: Size, options: Mapping[str, Any], dtype: torch.dtyp
 
 
 OUTLINES: dict[str, Outline] = {
-    "FluxTransformer2DModel": Outline(_flux, lambda config, size: (_patches(size), config.in_channels)),
+    "FluxTransformer2DModel": Outline(
+        _flux,
+        lambda config, size: (_patches(size), config.in_channels),
+        repeated=("num_layers", "num_single_layers"),
+    ),
     "QwenImageTransformer2DModel": Outline(
         _qwen,
         lambda config, size: (_patches(size), config.in_channels),
         targets=_qwen_targets,
         passes=lambda options: 2 if options["guidance"] > 1 else 1,
+        repeated=("num_layers",),
     ),
     "UNet2DConditionModel": Outline(
         _unet,

@@ -280,8 +280,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, on_log: Listener |
     accelerator = Accelerator(mixed_precision="no")  # autocast is ours: rollout and replay must compute alike
     processes = Processes()
     with processes.together():
+        roles, tasks = load_roles(recipe.roles), load_tasks(recipe.data)  # first: what is missing is said at once
         editor = load_editor(recipe.editor, device=accelerator.device)
-        roles, tasks = load_roles(recipe.roles), load_tasks(recipe.data)
         trainer = Trainer(recipe, editor, roles, tasks, folder, accelerator, on_log, processes)
         trainer.fit(resume)
         result = trainer.finish()

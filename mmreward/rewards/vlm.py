@@ -24,7 +24,7 @@ from mmreward.judge.reward import JudgeReward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
 
-_OPTIONS = ("adapter", "device", "domain", "dtype", "layout", "min_pixels", "pixels", "revision", "tokens", "way")
+OPTIONS = ("adapter", "device", "domain", "dtype", "layout", "min_pixels", "pixels", "revision", "tokens", "way")
 
 
 def load(model: str = "", **options: str) -> JudgeReward:
@@ -42,7 +42,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
     from mmreward.judge.backends.transformers import DTYPES, LAYOUTS, TransformersBackend
 
     way_name = options.pop("way", "expected")
-    known = (*_OPTIONS, *way_options(way_name))
+    known = (*OPTIONS, *way_options(way_name))
     for option in options:
         if option not in known:
             raise unknown("option of 'vlm'", option, known)

@@ -2,13 +2,16 @@
 
 import json
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
 
+from editing import dryrun_editor
 from editing.dryrun import dry_run
 from editing.dryrun_reward import declare
 from editing.dryrun_tokens import tokens
+from editing.editors.kontext import KontextEditor
 from editing.recipe import Recipe
 from mmreward.config import read_config
 from mmreward.edit import Edit
@@ -83,6 +86,18 @@ def test_a_large_editor_is_weighed_without_weights(files, tmp_path):
     assert not found.seconds.measured and "reward" not in found.seconds.parts
     (judge,) = found.tokens.values()
     assert judge.answers == 12 * 3 and judge.alone is None
+
+
+def test_one_and_two_blocks_tell_the_numbers_of_any():
+    """Against a network with all of its blocks."""
+    sizes = {"attention_head_dim": 16, "num_attention_heads": 2, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 8}
+    config = {"_class_name": "FluxTransformer2DModel", "num_layers": 3, "num_single_layers": 4, **sizes}
+    options, whole = {"dtype": torch.float32, "max_tokens": 5}, dryrun_editor.OUTLINES["FluxTransformer2DModel"]
+    given = (recipe(), KontextEditor, (32, 64), options)
+    found = dryrun_editor._weighed(given[0], given[1], config, *given[2:])
+    make = diffusers.FluxTransformer2DModel.from_config
+    assert found == dryrun_editor._weigh(given[0], given[1], make, config, whole, *given[2:])
+    assert found["layers"] == 3 * 8 + 4 * 3 and found["latent"] == (8, 64) and found["blocks"] == 7
 
 
 @pytest.mark.parametrize("way", ["expected", "pairwise"])
