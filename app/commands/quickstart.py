@@ -31,11 +31,11 @@ _DESCRIPTION = "GRPO on the recommended reward (judge, CLIP, pixels)"
 
 def quickstart(
     out: Annotated[Path | None, typer.Option(help="Folder for the run and report.html.")] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 3.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 3.5,
 ) -> None:
     """See the whole loop work: score edits, train the bundled editor on the scores, look at the result.
 
-    Needs no download and no GPU; about 4 minutes on two CPU cores.
+    Needs no download and no GPU; under 5 minutes on two CPU cores.
 
     Examples:
 

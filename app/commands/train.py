@@ -163,12 +163,18 @@ def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     task, recipe = _task_of(recipe)
     if resume and latest_checkpoint(folder) is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
-    refuse_to_overwrite(folder, resume)
     module, _, function = TASKS[task].partition(":")
     run = getattr(import_module(module), function)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": task, **recipe}, sort_keys=False))
+    if _leads():
+        refuse_to_overwrite(folder, resume)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": task, **recipe}, sort_keys=False))
     run(recipe, folder, resume)
+
+
+def _leads() -> bool:
+    """Whether this is the one process of a launcher's that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def train(
@@ -225,13 +231,14 @@ def train(
         options += [word for text in change or [] for word in ("--set", text)]
         command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
         said = f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:"
-        say.print(f"{said}\n  {command}", markup=False)
+        if _leads():
+            say.print(f"{said}\n  {command}", markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
         raise typer.Exit(1) from None
     say.print(f"Done: {folder}", markup=False)
-    if TASKS[settings["task"]] == "editing.trainer:run" and os.environ.get("RANK", "0") == "0":
+    if TASKS[settings["task"]] == "editing.trainer:run" and _leads():
         from app.web.run_report import write_run_report
 
         say.print(f"Report: {write_run_report(folder)}", markup=False)
