@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from editing.collect import Batch
-from editing.editors.editor import Editor, seeded_noise
-from editing.examples import Context, generator
+from editing.editors.editor import Editor
+from editing.examples import Context, draw
 from editing.recipe import AnchorConfig
 from editing.weights import Policies
 
@@ -33,7 +33,8 @@ class Anchor:
     def distance(self, batch: Batch, rows: Tensor, iteration: int) -> Tensor:
         """[B], mean square difference of the velocities of the present policy, with gradient, and of the start."""
         condition, x0 = batch.condition.select(rows), batch.trajectory.final[rows]
-        t, noise = self._draw(batch, rows, iteration)
+        last = batch.trajectory.sigmas[-1 - self.config.steps : -1]
+        t, noise = draw(batch, rows, last, "anchor", self.seed, iteration)
         levels = t.view(-1, *(1,) * (x0.ndim - 1))
         x = (1 - levels) * x0 + levels * noise
         with self.policies.use("start"), torch.no_grad(), self.context():
@@ -41,14 +42,3 @@ class Anchor:
         with self.context():
             present = self.editor.predict(x, t, condition).x0
         return ((present - start) / levels).square().flatten(1).mean(1)
-
-    def _draw(self, batch: Batch, rows: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
-        """Noise levels [B] and noise [B, tokens, channels]."""
-        final, levels = batch.trajectory.final, batch.trajectory.sigmas[-1 - self.config.steps : -1]
-        members = len(batch.edits) // len(batch.tasks)
-        drawn, noise = [], []
-        for row in rows.tolist():
-            name = ("anchor", self.seed, iteration, batch.tasks[row // members].id, row % members)
-            drawn.append(levels[torch.randint(len(levels), (), generator=generator(name))])
-            noise.append(seeded_noise(tuple(final.shape[1:]), *name))
-        return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)

@@ -8,7 +8,7 @@ the micro-batch nor on the number of processes. A sample's levels are drawn with
 enough; x = (1 - t) x0 + t noise, as everywhere in this package, whatever the editor's network was trained on.
 """
 
-__all__ = ["Examples", "Noised", "Replays", "examples"]
+__all__ = ["Context", "Examples", "Noised", "Replays", "draw", "examples"]
 
 import hashlib
 from collections.abc import Callable
@@ -94,7 +94,7 @@ class Noised:
 
     def example(self, batch: Batch, signal: Advantages, rows: Tensor, index: int, iteration: int) -> Denoise:
         condition, x0 = batch.condition.select(rows), batch.trajectory.final[rows]
-        t, noise = self._draw(batch, rows, index, iteration)
+        t, noise = draw(batch, rows, batch.trajectory.sigmas[:-1], "noised", self.seed, iteration, index)
         levels = t.view(-1, *(1,) * (x0.ndim - 1))
         x = (1 - levels) * x0 + levels * noise
         old = reference = None
@@ -120,17 +120,22 @@ class Noised:
         with self.policies.use(policy), torch.no_grad(), self.context():
             return self.editor.predict(x, t, condition).x0
 
-    def _draw(self, batch: Batch, rows: Tensor, index: int, iteration: int) -> tuple[Tensor, Tensor]:
-        """Noise levels [B] and noise [B, tokens, channels]."""
-        final, levels = batch.trajectory.final, batch.trajectory.sigmas[:-1]
-        members = len(batch.edits) // len(batch.tasks)
-        drawn, noise = [], []
-        for row in rows.tolist():
-            name = ("noised", self.seed, iteration, batch.tasks[row // members].id, row % members)
-            order = torch.randperm(len(levels), generator=generator(name))
-            drawn.append(levels[order[index % len(levels)]])
-            noise.append(seeded_noise(tuple(final.shape[1:]), *name, index))
-        return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)
+
+def draw(
+    batch: Batch, rows: Tensor, levels: Tensor, kind: str, seed: int, iteration: int, index: int = 0
+) -> tuple[Tensor, Tensor]:
+    """One of the noise `levels` [B] and new noise [B, tokens, channels] for each of the samples `rows`. Each `kind` has
+    noise of its own; other indices of a sample have other noise and, as far as there are enough, other levels.
+    """
+    final = batch.trajectory.final
+    members = len(batch.edits) // len(batch.tasks)
+    drawn, noise = [], []
+    for row in rows.tolist():
+        name = (kind, seed, iteration, batch.tasks[row // members].id, row % members)
+        order = torch.randperm(len(levels), generator=_generator(name))
+        drawn.append(levels[order[index % len(levels)]])
+        noise.append(seeded_noise(tuple(final.shape[1:]), *name, index))
+    return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)
 
 
 def examples(editor: Editor, policies: Policies, needs: Needs, context: Context, seed: int) -> Examples:
@@ -140,6 +145,6 @@ def examples(editor: Editor, policies: Policies, needs: Needs, context: Context,
     return Noised(editor, policies, needs, context, seed)
 
 
-def generator(names: tuple[object, ...]) -> torch.Generator:
+def _generator(names: tuple[object, ...]) -> torch.Generator:
     digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

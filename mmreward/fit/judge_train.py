@@ -16,7 +16,6 @@ in the softmax), summed over scores, means of checks and of comparisons + a deca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,37 +24,13 @@ from torch import Tensor, nn
 
 from mmreward.fit.judge_asks import Ask, Frame, compared, true_answers
 from mmreward.fit.judge_data import JudgeBatch
+from mmreward.fit.judge_layers import Branch, attend, block_of, keys_of, norm, positions, rotate
 from mmreward.training import Loss
 
 __all__ = ["JudgeTrainer"]
 
 _LOOK = (7, 9, 3)  # shapes, colours, sizes, each with "empty"
 _GROUND = (4, 6)  # kinds and colours of backgrounds
-
-
-@dataclass
-class _Branch:
-    """What stands behind the shared text N times in each group: embeddings [G, N, S, D], rotations and mask of its
-    tokens, and where among them the answers are read.
-    """
-
-    x: Tensor
-    turn: tuple[Tensor, Tensor]
-    mask: Tensor
-    answer_at: Tensor
-
-    def layer(self, layer: Any, keys: Tensor, values: Tensor, last: bool) -> None:
-        """Go through a decoder layer, attending to the shared text too; the last one only where answers are read."""
-        own_keys, own_values = _keys(layer, self.x, self.turn)
-        wide = (
-            torch.cat([keys[:, None].expand(-1, self.x.shape[1], -1, -1, -1), own_keys], -2),
-            torch.cat([values[:, None].expand(-1, self.x.shape[1], -1, -1, -1), own_values], -2),
-        )
-        x, turn, mask = self.x, self.turn, self.mask
-        if last:
-            at = self.answer_at
-            x, turn, mask = x[:, :, at], (turn[0][at], turn[1][at]), mask[..., at, :]
-        self.x = _block(layer, x, turn, mask, wide)
 
 
 class JudgeTrainer(nn.Module):
@@ -165,14 +140,14 @@ class JudgeTrainer(nn.Module):
         own = torch.ones(length, length, dtype=torch.bool).tril()
         # A padded row attends to itself, so that no softmax is empty.
         shared_mask = (known[:, None] & own | torch.eye(length, dtype=torch.bool))[:, None]
-        shared_turn = self._turn(_positions(length, image_at))
+        shared_turn = self._turn(positions(length, image_at))
         see = self.see_head(features)
         check_at = len(model.layers) - 2
 
         if not asked:
             for layer in model.layers[:check_at]:
-                shared = _block(layer, shared, shared_turn, shared_mask)
-            return see, self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6)), None, None, None
+                shared = block_of(layer, shared, shared_turn, shared_mask)
+            return see, self.plan_head(norm(shared[:, image_at : image_at + 9], 1e-6)), None, None, None
 
         shown = self._shown(features[:, 1:])
         alone = self._branch(shown, self.frame.asks[:asked], known)
@@ -184,20 +159,20 @@ class JudgeTrainer(nn.Module):
         plan, check = torch.empty(0), None  # set below, before the last layers
         for number, layer in enumerate(model.layers):
             if number == check_at:
-                plan = self.plan_head(_norm(shared[:, image_at : image_at + 9], 1e-6))
-                check = self.check_head(_norm(alone.x[:, :, 1:10], 1e-6))
+                plan = self.plan_head(norm(shared[:, image_at : image_at + 9], 1e-6))
+                check = self.check_head(norm(alone.x[:, :, 1:10], 1e-6))
             last = number == len(model.layers) - 1
-            keys, values = _keys(layer, shared, shared_turn)
+            keys, values = keys_of(layer, shared, shared_turn)
             for branch in (alone, both):
                 if branch:
                     branch.layer(layer, keys, values, last)
             if not last:
-                shared = _block(layer, shared, shared_turn, shared_mask, (keys, values))
+                shared = block_of(layer, shared, shared_turn, shared_mask, (keys, values))
         return see, plan, check, self._told(alone), self._told(both) if both else None
 
-    def _told(self, branch: _Branch) -> Tensor:
-        norm = self.judge.model.language_model.norm
-        x = _norm(branch.x, norm.variance_epsilon) * norm.weight
+    def _told(self, branch: Branch) -> Tensor:
+        last = self.judge.model.language_model.norm
+        x = norm(branch.x, last.variance_epsilon) * last.weight
         return F.linear(x, self.judge.model.language_model.embed_tokens.weight)
 
     def _shown(self, features: Tensor) -> Tensor:
@@ -206,21 +181,21 @@ class JudgeTrainer(nn.Module):
         start, end = (mark.expand(*features.shape[:-2], 1, -1) for mark in marks)
         return torch.cat([start, features, end], -2)
 
-    def _branch(self, shown: Tensor, asks: tuple[Ask, ...], known: Tensor) -> _Branch:
+    def _branch(self, shown: Tensor, asks: tuple[Ask, ...], known: Tensor) -> Branch:
         """Images [G, N, 11 or 22, D] with questions behind them, which do not see each other."""
         lengths = [len(ask.tokens) for ask in asks]
         embed = self.judge.model.language_model.embed_tokens.weight
         words = embed[[token for ask in asks for token in ask.tokens]].expand(*shown.shape[:2], -1, -1)
         width = shown.shape[2]
         begin = known.shape[1] - 6  # the source image counts 3 positions for its 9 tokens
-        places = [_positions(11, 1) + begin + 5 * i for i in range(width // 11)]
+        places = [positions(11, 1) + begin + 5 * i for i in range(width // 11)]
         after = begin + 5 * len(places)
         places += [torch.arange(length).expand(3, -1) + after for length in lengths]
         owner = torch.tensor([0] * width + [i + 1 for i, length in enumerate(lengths) for _ in range(length)])
         order = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
         tree = order & ((owner[:, None] == owner) | (owner == 0))
         prefix = known[:, None, None, None].expand(-1, shown.shape[1], 1, len(owner), -1)
-        return _Branch(
+        return Branch(
             torch.cat([shown, words], 2).float(),
             self._turn(torch.cat(places, 1)),
             torch.cat([prefix, tree.expand(*shown.shape[:2], 1, -1, -1)], -1),
@@ -239,14 +214,14 @@ class JudgeTrainer(nn.Module):
         turn = angles.cos(), angles.sin()
         for block in tower.blocks:
             attention = block.attn
-            y = _norm(x, 1e-6) * block.norm1.weight
+            y = norm(x, 1e-6) * block.norm1.weight
             heads = attention.qkv(y).unflatten(-1, (3, attention.num_heads, -1))
             query, key, value = (part.transpose(-2, -3) for part in heads.unbind(-3))
-            found = _attend(_rotate(query, turn), _rotate(key, turn), value, None)
+            found = attend(rotate(query, turn), rotate(key, turn), value, None)
             x = x + attention.proj(found.transpose(-2, -3).flatten(-2))
-            x = x + block.mlp(_norm(x, 1e-6) * block.norm2.weight)
+            x = x + block.mlp(norm(x, 1e-6) * block.norm2.weight)
         merger = tower.merger
-        return merger.mlp((_norm(x, 1e-6) * merger.ln_q.weight).unflatten(-2, (9, 4)).flatten(-2))
+        return merger.mlp((norm(x, 1e-6) * merger.ln_q.weight).unflatten(-2, (9, 4)).flatten(-2))
 
     def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [N, 32] of M-RoPE for positions [3, N]."""
@@ -270,57 +245,6 @@ def _surprise(logits: Tensor, asks: tuple[Ask, ...], targets: list[Tensor]) -> T
         told = log_probabilities[..., i, :][..., list(asks[i].labels)]
         found.append((torch.special.xlogy(target, target) - target * told).sum(-1).mean())
     return torch.stack(found)
-
-
-def _positions(length: int, image_at: int) -> Tensor:
-    """M-RoPE positions [3, length] of a text with one 3x3 image at `image_at`."""
-    before = torch.arange(image_at).expand(3, -1)
-    place = torch.arange(9)
-    image = torch.stack([torch.zeros(9, dtype=torch.long), place // 3, place % 3]) + image_at
-    after = torch.arange(length - image_at - 9).expand(3, -1) + image_at + 3
-    return torch.cat([before, image, after], 1)
-
-
-def _norm(x: Tensor, epsilon: float) -> Tensor:
-    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + epsilon)
-
-
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return (x * turn[0] + torch.cat([-second, first], -1) * turn[1]).to(x.dtype)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    repeat = query.shape[-3] // key.shape[-3]
-    if repeat > 1:
-        key, value = key.repeat_interleave(repeat, -3), value.repeat_interleave(repeat, -3)
-    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, -1e4)
-    return weights.float().softmax(-1).to(value.dtype) @ value
-
-
-def _keys(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    attention = layer.self_attn
-    y = _norm(x, layer.input_layernorm.variance_epsilon) * layer.input_layernorm.weight
-    key, value = (
-        part(y).unflatten(-1, (-1, attention.head_dim)).transpose(-2, -3)
-        for part in (attention.k_proj, attention.v_proj)
-    )
-    return _rotate(key, turn), value
-
-
-def _block(
-    layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, seen: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
-    """One decoder layer; `seen` are the keys and values to attend to, those of x where None."""
-    attention = layer.self_attn
-    key, value = seen or _keys(layer, x, turn)
-    y = _norm(x, layer.input_layernorm.variance_epsilon) * layer.input_layernorm.weight
-    query = _rotate(attention.q_proj(y).unflatten(-1, (-1, attention.head_dim)).transpose(-2, -3), turn)
-    x = x + attention.o_proj(_attend(query, key, value, mask).transpose(-2, -3).flatten(-2))
-    y = _norm(x, layer.post_attention_layernorm.variance_epsilon) * layer.post_attention_layernorm.weight
-    return x + layer.mlp(y)
 
 
 def _entropy(logits: Tensor, sizes: tuple[int, ...], labels: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from editing import trainer as trainer_module
 from editing.advantage import Advantages
-from editing.anchor import Anchor
 from editing.collect import Clock, collect
 from editing.data import Task
 from editing.recipe import AnchorConfig, Recipe
@@ -81,15 +80,18 @@ def test_a_shifted_velocity_has_the_square_of_its_shift_as_distance(make):
     assert found.requires_grad
 
 
-def test_only_levels_of_the_last_steps_are_drawn_and_none_depends_on_its_neighbours(make):
+def test_only_levels_of_the_last_steps_are_drawn_and_none_depends_on_its_neighbours(make, monkeypatch):
     trainer = make()
-    batch = sampled(trainer)
-    anchor: Anchor = trainer.updater.anchor
-    drawn = {round(float(t), 5) for i in range(12) for t in anchor._draw(batch, torch.arange(8), i)[0]}
-    assert drawn == {round(float(t), 5) for t in batch.trajectory.sigmas[-1 - LAST : -1]}
-    t, noise = anchor._draw(batch, torch.arange(8), 3)
-    alone = anchor._draw(batch, torch.tensor([5]), 3)
-    assert torch.equal(alone[0][0], t[5]) and torch.equal(alone[1][0], noise[5])
+    batch, editor, anchor = sampled(trainer), trainer.updater.editor, trainer.updater.anchor
+    seen, predict = [], type(editor).predict
+    monkeypatch.setattr(type(editor), "predict", lambda self, x, t, c: (seen.append((x, t)), predict(self, x, t, c))[1])
+    for iteration in range(6):
+        anchor.distance(batch, torch.arange(8), iteration)
+    drawn = {round(float(level), 5) for _, t in seen for level in t}
+    assert drawn == {round(float(level), 5) for level in batch.trajectory.sigmas[-1 - LAST : -1]}
+    together = seen[-1]
+    anchor.distance(batch, torch.tensor([5]), 5)
+    assert torch.equal(seen[-1][0][0], together[0][5]) and torch.equal(seen[-1][1][0], together[1][5])
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(make):
