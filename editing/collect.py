@@ -87,7 +87,8 @@ def collect(
     images: list[Image.Image] = []
     edits: list[Edit] = []
     with clock.part("sample"):
-        x = torch.stack([editor.prior(name, member, shape) for name, member in names])
+        shared = config.start == "shared"
+        x = torch.stack([editor.prior(name, 0 if shared else member, shape) for name, member in names])
         noises = [generator(f"{name}/{member}", x.device) for name, member in names]
         sigmas = editor.schedule(config.steps, shape)
         per_step = rules(rule_from(config.rule, config.eta), config.steps, window)

@@ -16,7 +16,7 @@ from mmreward.training import LoopConfig
 
 
 class RolloutConfig(BaseModel, extra="forbid", frozen=True):
-    """How an iteration samples: `groups` tasks, `members` edits each, noise in the first `window` steps, the ODE
+    """How an iteration samples: `groups` tasks, `members` edits each, noise in a window of steps, the ODE before and
     after. Algorithms without trajectories can do without noise in the steps: `window: 0`.
     """
 
@@ -25,8 +25,14 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True):
     steps: int = Field(default=8, ge=1)
     window: int = Field(default=3, ge=0)
     place: Literal["first", "sliding"] = "first"
-    """Where the window lies: at the first steps, or one step further in each iteration and then from the first again,
-    so that the late steps, which make the details, are trained too."""
+    """Where the window lies: at the first steps, or one step further in each iteration and then from the first again
+    (MixGRPO, Li et al., 2025, https://arxiv.org/abs/2507.21802)."""
+    within: int | None = Field(default=None, ge=1)
+    """A sliding window stays in the first so many steps; None: in all but the last, which has no noise."""
+    start: Literal["own", "shared"] = "own"
+    """Whether each member of a group begins from noise of its own, or all from the same: then they differ by what the
+    steps of the window did, and by nothing else. With a sliding window of one step every score says something about one
+    step (TempFlow-GRPO, He et al., 2025, https://arxiv.org/abs/2508.04324)."""
     rule: str = "flow"
     eta: float = Field(default=0.7, gt=0)
     batch: int = Field(default=128, ge=1)
@@ -34,8 +40,13 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True):
 
     def window_of(self, iteration: int) -> range:
         """The steps with noise, which are trained on, in this iteration."""
-        start = iteration % (self.steps - self.window) if self.place == "sliding" else 0
+        start = iteration % (self.trained - self.window + 1) if self.place == "sliding" else 0
         return range(start, start + self.window)
+
+    @property
+    def trained(self) -> int:
+        """The first so many steps are trained, in one iteration or another."""
+        return (self.within or self.steps - 1) if self.place == "sliding" else self.window
 
     @model_validator(mode="after")
     def _possible(self) -> "RolloutConfig":
@@ -44,6 +55,15 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError(
                 f"window {self.window} must be smaller than steps {self.steps}: the last step has no noise"
             )
+        if self.within and self.place != "sliding":
+            raise ValueError("within is for a sliding window; set place: sliding, or leave it out")
+        if self.within and not self.window <= self.within < self.steps:
+            raise ValueError(
+                f"within {self.within}: expected at least the window, {self.window}, and less than the {self.steps} "
+                "steps, of which the last has no noise"
+            )
+        if self.start == "shared" and not self.window:
+            raise ValueError("start: shared needs noise in the steps, or all edits of a group are one; set window")
         return self
 
 
@@ -121,11 +141,11 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         samples = self.rollout.groups * self.rollout.members
         if self.loop.updates > samples:
             raise ValueError(f"loop.updates {self.loop.updates} is more than the {samples} samples of an iteration")
-        untrained = self.rollout.steps - self.rollout.window
+        untrained = self.rollout.steps - self.rollout.trained
         if self.anchor and self.anchor.steps > untrained:
             raise ValueError(
-                f"anchor.steps: {self.anchor.steps} of {self.rollout.steps} steps with a window of "
-                f"{self.rollout.window}; hold at most the {untrained} that are not trained"
+                f"anchor.steps: {self.anchor.steps} of {self.rollout.steps} steps, of which rewards train the first "
+                f"{self.rollout.trained}; hold at most the last {untrained}"
             )
         if self.policy.shard and self.loop.optimizer == "muon":
             raise ValueError("policy.shard: Muon needs whole matrices; set loop.optimizer: adamw")

@@ -33,6 +33,8 @@ class Needs:
     """Latents and log-densities of the noisy steps of each sample: the loss is taken on `Step`s."""
     levels: int = 0
     """Clean samples, noised anew to so many levels each: the loss is taken on `Denoise`s."""
+    window: int | None = None
+    """With `levels`: those of the first so many steps of sampling only; None: of all."""
     reference: bool = False
     """What the starting weights say to each example."""
     old: Callable[[int], float] | None = None

@@ -54,11 +54,13 @@ class NFT(BaseModel, extra="forbid", frozen=True):
     """What that distance is measured in; "noise" for editors that predict it."""
     levels: int = Field(default=4, ge=1)
     """Noise levels at which each sample is seen in an iteration."""
+    window: int | None = Field(default=None, ge=1)
+    """Only levels of the first so many steps of sampling, which decide what is done; None: of all steps."""
     old: OldDecay = OldDecay()
 
     @property
     def needs(self) -> Needs:
-        return Needs(levels=self.levels, reference=self.kl > 0, old=self.old)
+        return Needs(levels=self.levels, window=self.window, reference=self.kl > 0, old=self.old)
 
     def loss(self, given: Denoise) -> Loss:
         if given.old is None:

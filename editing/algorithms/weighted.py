@@ -31,10 +31,12 @@ class _Weighted(BaseModel, ABC, extra="forbid", frozen=True):
     """What errors are measured in; "noise" for editors that predict it."""
     levels: int = Field(default=4, ge=1)
     """Noise levels at which each sample is seen in an iteration."""
+    window: int | None = Field(default=None, ge=1)
+    """Only levels of the first so many steps of sampling, which decide what is done; None: of all steps."""
 
     @property
     def needs(self) -> Needs:
-        return Needs(levels=self.levels, reference=self.kl > 0)
+        return Needs(levels=self.levels, window=self.window, reference=self.kl > 0)
 
     @abstractmethod
     def weight(self, given: Denoise) -> Tensor:

@@ -120,6 +120,6 @@ def test_it_pulls_the_last_steps_back(make):
 
 
 def test_steps_that_are_trained_cannot_be_held(make):
-    with pytest.raises(ValueError, match="anchor.steps: 5 of 6 steps with a window of 2; hold at most the 4"):
+    with pytest.raises(ValueError, match="5 of 6 steps, of which rewards train the first 2; hold at most the last 4"):
         make(anchor={"weight": 1.0, "steps": 5})
     assert AnchorConfig().steps == 3

@@ -246,6 +246,9 @@ def test_measures_of_a_combination():
         ({"loop": {"stepz": 3}}, "did you mean 'steps'"),
         ({"rollout": {"window": 8, "steps": 8}}, "window 8 must be smaller than steps 8"),
         ({"rollout": {"members": 1}}, "rollout.members"),
+        ({"rollout": {"within": 5}}, "set place: sliding"),
+        ({"rollout": {"within": 8, "place": "sliding"}}, "within 8: expected at least the window, 3"),
+        ({"rollout": {"start": "shared", "window": 0}}, "start: shared needs noise"),
         ({"rollout": {"rule": "floww"}}, "unknown sampling rule"),
         ({"algorithm": {"name": "gpro"}}, "one of grpo"),
         ({"loop": {"steps": 1, "updates": 500}}, "loop.updates 500"),
@@ -280,6 +283,24 @@ def test_a_sliding_window_never_reaches_the_last_step():
     rollout = recipe(rollout__place="sliding").rollout
     assert [list(rollout.window_of(i)) for i in range(3)] == [[0, 1], [1, 2], [0, 1]]
     assert list(recipe().rollout.window_of(7)) == [0, 1]
+
+
+def test_a_sliding_window_stays_within_its_steps():
+    rollout = recipe(rollout__steps=8, rollout__window=1, rollout__place="sliding", rollout__within=3).rollout
+    assert [list(rollout.window_of(i)) for i in range(4)] == [[0], [1], [2], [0]]
+    assert rollout.trained == 3
+
+
+def test_members_with_a_shared_start_part_in_the_window(make):
+    trainer = make(rollout__steps=4, rollout__window=1, rollout__place="sliding", rollout__start="shared")
+    trainer.state.iteration = 2
+    groups, members = trainer.recipe.rollout.groups, trainer.recipe.rollout.members
+    trainer.clock.start()
+    trajectory = trainer._sample(None).trajectory
+    assert trajectory.window == (2,)
+    before, after = (kept[0].unflatten(0, (groups, members)) for kept in (trajectory.latents, trajectory.prev))
+    assert torch.allclose(before, before[:, :1].expand_as(before), atol=1e-5)
+    assert (after[:, 1:] - after[:, :1]).abs().amax(dim=(2, 3)).min() > 0.01
 
 
 def test_a_share_of_the_start_is_kept(random_editor):
