@@ -63,7 +63,7 @@ TABLES: dict[str, tuple[float, tuple[Row, ...]]] = {
             Row("GRPO, recommended reward", "grpo-tiny", _NO_FINAL),
             Row("GRPO, oracle as reward (upper bound)", "grpo-tiny-oracle"),
             Row("continued fine-tuning", "continue-tiny", baseline=True),
-            Row("GRPO, recommended reward, clean start", "grpo-tiny", _NO_FINAL, start=CLEAN),
+            Row("GRPO from a clean start", "grpo-tiny", _NO_FINAL, start=CLEAN),
             Row("NFT, recommended reward", "nft-tiny", _NO_FINAL),
         ),
     ),
@@ -79,7 +79,7 @@ TABLES: dict[str, tuple[float, tuple[Row, ...]]] = {
             Row("fine-tuning on the best 30 % of scored triplets", "top-scored-tiny", _SCORED, baseline=True),
             Row(f"best of {CANDIDATES} of the start", None, baseline=True),
             Row("fine-tuning on clean triplets (ceiling)", "continue-tiny", ("flawed=0",)),
-            Row("NFT, clean start", "nft-tiny", _NO_FINAL, start=CLEAN),
+            Row("NFT from a clean start", "nft-tiny", _NO_FINAL, start=CLEAN),
         ),
     ),
 }
