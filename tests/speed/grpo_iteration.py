@@ -3,8 +3,8 @@
     python tests/speed/grpo_iteration.py --iterations 5
 
 Runs whole iterations of the recipe `grpo-tiny`, and between them the plain loop of the same work: the rollout's forward
-passes, decoding, the reward, training forward and backward, the optimiser's step. Prints seconds per part and the
-ratio.
+passes, decoding, the reward, training forward and backward (the anchor's too), the optimiser's step. Prints seconds per
+part and the ratio.
 """
 
 __all__ = ["main"]
@@ -24,6 +24,7 @@ from app.quiet import quiet
 from editing.collect import Batch
 from editing.data import load_tasks
 from editing.editors import load_editor
+from editing.editors.editor import Condition
 from editing.recipe import Recipe
 from editing.roles import load_roles
 from editing.trainer import Trainer
@@ -76,7 +77,19 @@ def bare(trainer: Trainer, batch: Batch) -> None:
                 with sdpa_kernel(SDPBackend.MATH), trainer._context():
                     found = editor.predict(x[part], float(sigmas[step]), condition.select(part))
                 (found.x0.square().mean() * 0).backward()
+        if recipe.anchor:
+            hold(trainer, condition, x, share[:: recipe.anchor.every])
         trainer.updater.optimizers.step(0.0)
+
+
+def hold(trainer: Trainer, condition: Condition, x: torch.Tensor, rows: torch.Tensor) -> None:
+    """The anchor's passes: one without gradient, one with."""
+    for part in rows.split(trainer.recipe.loop.micro_batch):
+        with sdpa_kernel(SDPBackend.MATH), trainer._context():
+            with torch.no_grad():
+                trainer.editor.predict(x[part], 0.5, condition.select(part))
+            found = trainer.editor.predict(x[part], 0.5, condition.select(part))
+        (found.x0.square().mean() * 0).backward()
 
 
 if __name__ == "__main__":
