@@ -116,13 +116,15 @@ def _iteration(found: "DryRun") -> Lines:
     if counts is None:
         return
     yield "iteration", f"{rollout.groups} tasks x {rollout.members} edits = {counts.samples:,} edits; {name}"
-    noise = f"noise in {rollout.window} of them ({rollout.place})" if rollout.window else "without noise"
+    place = f"{rollout.place}{f' over the first {rollout.within}' if rollout.within else ''}"
+    noise = f"noise in {rollout.window} of them ({place})" if rollout.window else "without noise"
     yield (
         "sampling",
         f"{counts.sampled:,} predictions: {rollout.steps} steps each, {noise}, {rollout.batch} at a time",
     )
     shares = f"in {loop.updates} update{'s' if loop.updates > 1 else ''}, micro-batches of {loop.micro_batch}"
-    yield "training", f"{counts.trained:,} predictions with gradient ({counts.examples} of each edit), {shares}"
+    held = f", {counts.held} for the anchor" if counts.held else ""
+    yield "training", f"{counts.trained:,} predictions with gradient ({counts.examples} of each edit{held}), {shares}"
     if counts.compared:
         yield "", f"{counts.compared:,} without gradient, by the starting weights or the old policy"
     if found.editor and found.editor.passes > 1:

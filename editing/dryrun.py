@@ -11,6 +11,7 @@ server. Memory and time are estimates, and say what they rest on.
 
 __all__ = ["ASSUMED_FLOPS", "Counts", "DryRun", "Seconds", "dry_run"]
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Counts:
     """With gradient."""
     compared: int
     """Without gradient in training: by the starting weights or the old policy."""
+    held: int = 0
+    """Of both, those of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,15 @@ def _counts(recipe: Recipe, algorithm: Algorithm) -> Counts:
     rollout, needs = recipe.rollout, algorithm.needs
     samples = rollout.groups * rollout.members
     examples = rollout.window if needs.trajectory else needs.levels
-    trained = samples * examples
+    trained, updates = samples * examples, recipe.loop.updates
+    held = updates * math.ceil(samples / updates / recipe.anchor.every) if recipe.anchor else 0
     return Counts(
         samples=samples,
         examples=examples,
         sampled=samples * rollout.steps,
-        trained=trained,
-        compared=trained * (int(needs.reference) + int(needs.old is not None)),
+        trained=trained + held,
+        compared=trained * (int(needs.reference) + int(needs.old is not None)) + held,
+        held=held,
     )
 
 

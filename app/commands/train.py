@@ -143,15 +143,20 @@ def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bo
         from editing.dryrun import dry_run as look
 
         found = look(read, folder, resume)
-        print(show_reward_run(name, found))
+        _print(show_reward_run(name, found))
         return not found.problems
     problems: list[str] = []
     try:
         refuse_to_overwrite(folder, resume)
     except ValueError as error:
         problems.append(f"--out: {error}")
-    print(show_settings(name, task, read.model_dump(), problems))
+    _print(show_settings(name, task, read.model_dump(), problems))
     return not problems
+
+
+def _print(text: str) -> None:
+    if _leads():
+        print(text)
 
 
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
@@ -237,8 +242,10 @@ def train(
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
         raise typer.Exit(1) from None
+    if not _leads():
+        return
     say.print(f"Done: {folder}", markup=False)
-    if TASKS[settings["task"]] == "editing.trainer:run" and _leads():
+    if TASKS[settings["task"]] == "editing.trainer:run":
         from app.web.run_report import write_run_report
 
         say.print(f"Report: {write_run_report(folder)}", markup=False)

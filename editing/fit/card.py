@@ -9,11 +9,9 @@ from typing import Any
 
 
 def write_card(folder: Path, about: Mapping[str, Any], summary: str) -> None:
-    """Writes both from one mapping (name, domain, world_version, half_trained, data, command, minutes, numbers …)."""
+    """Writes both from one mapping (name, domain, world_version, data, command, minutes, numbers …)."""
     (folder / "mmreward.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = [f"# {about['name']}", "", summary, ""]
-    if about.get("half_trained"):
-        lines += ["**Half-trained**: an interim version, to be replaced.", ""]
     lines += [f"- Valid in: {about['domain']} ({about['world_version']}); it knows no photographs."]
     lines += [f"- Data: {about['data']}."]
     lines += [f"- Command: `{about['command']}` ({about['minutes']} minutes on two CPU cores)."]

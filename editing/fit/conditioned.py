@@ -16,7 +16,6 @@ The last two are the baselines that the first must beat.
 
 __all__ = ["ByScores", "ConditionedRecipe", "TopScored", "Weighted", "run"]
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -27,13 +26,12 @@ from torch import Tensor
 from editing.editors import load_editor
 from editing.editors.conditioned import Conditioned, conditioned
 from editing.editors.pipeline import PipelineEditor
-from editing.fit.card import write_card
 from editing.fit.conditioned_data import ScoredTriplets, TripletConfig, scored_triplets
 from editing.fit.conditioned_family import Family, family_of
 from editing.fit.conditioned_training import ConditionedTraining, Draw, Dropout, loss, worst_scores
+from editing.fit.export import Told, write_editor
 from editing.fit.held_out import HeldOut
 from mmreward.config import ConfigError
-from mmreward.shapes import WORLD_VERSION
 from mmreward.training import FitResult, Group, LoopConfig, fit, read_config, save_atomic
 from mmreward.training.optim import default_groups
 
@@ -203,32 +201,24 @@ def _export(
     result: FitResult,
 ) -> None:
     """Writes the editor; in the shapes world with a card and what the oracle says of it."""
-
-    def write(partial: Path) -> None:
-        editor.save(partial)
-        if settings.data.file is not None:
-            return
-        held = held_out.measure(editor)
-        print(held)
-        about = {
-            **json.loads((partial / "mmreward.json").read_text()),
-            "domain": "shapes",
-            "world_version": WORLD_VERSION,
-            "data": (
-                f"{result.steps * settings.batch:,} samples of {len(data.overall):,} triplets of the train split "
-                f"({', '.join(settings.data.kinds)}; {settings.data.flawed:.0%} with a flawed target), "
-                f"scored by {settings.data.reward}"
-            ),
-            "command": f"mmreward train RECIPE, with editor {settings.editor} and method {settings.method.name}",
-            "minutes": round(result.seconds / 60, 1),
-            "numbers": held.numbers(held_out.steps, held_out.ceiling(editor.pipeline.vae)),
-        }
-        told = ", ".join(settings.data.scores)
-        summary = {
-            "conditioned": f"An editor that is told scores ({told}) and is asked for the best ones.",
-            "top_scored": "An editor that was fine-tuned on the best part of scored triplets.",
-            "weighted": "An editor that was fine-tuned on triplets weighed by their scores.",
-        }
-        write_card(partial, about, summary[settings.method.name])
-
-    save_atomic(out, write)
+    if settings.data.file is not None:
+        save_atomic(out, editor.save)
+        return
+    scores = ", ".join(settings.data.scores)
+    summary = {
+        "conditioned": f"An editor that is told scores ({scores}) and is asked for the best ones.",
+        "top_scored": "An editor that was fine-tuned on the best part of scored triplets.",
+        "weighted": "An editor that was fine-tuned on triplets weighed by their scores.",
+    }
+    told = Told(
+        name=editor.name,
+        summary=summary[settings.method.name],
+        data=(
+            f"{result.steps * settings.batch:,} samples of {len(data.overall):,} triplets of the train split "
+            f"({', '.join(settings.data.kinds)}; {settings.data.flawed:.0%} with a flawed target), "
+            f"scored by {settings.data.reward}"
+        ),
+        command=f"mmreward train RECIPE, with editor {settings.editor} and method {settings.method.name}",
+        seconds=result.seconds,
+    )
+    print(write_editor(editor, held_out, told, out))

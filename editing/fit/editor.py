@@ -11,9 +11,8 @@ reinforcement learning can improve, and what the bundled judge must be able to t
 (Liu et al., 2022, https://arxiv.org/abs/2209.03003; Esser et al., 2024, https://arxiv.org/abs/2403.03206.)
 """
 
-__all__ = ["KINDS", "EditorRecipe", "EditorTraining", "export", "export_checkpoint", "run"]
+__all__ = ["KINDS", "EditorRecipe", "EditorTraining", "run"]
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,14 +21,13 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from editing.fit.card import write_card
-from editing.fit.held_out import HeldOut, averaged, newest
-from editing.fit.success import EditorSuccess
+from editing.fit.export import Told, write_editor
+from editing.fit.held_out import HeldOut
 from editing.fit.tiny import EditorShape, tiny_pipeline, world_words
 from editing.fit.triplets import KINDS, Triplets, make_triplets
 from editing.fit.vae import load_vae
-from mmreward.shapes import WORLD_VERSION, World
-from mmreward.training import LoopConfig, Loss, fit, read_config, save_atomic
+from mmreward.shapes import World
+from mmreward.training import FitResult, LoopConfig, Loss, fit, read_config
 
 if TYPE_CHECKING:
     from editing.editors.kontext import KontextEditor
@@ -116,56 +114,27 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         title="editor",
     )
     module.load_state_dict(result.ema_state or module.state_dict())
-    print(export(editor, settings, folder / "model", result.steps, result.seconds))
+    told = _told(editor, settings, result)
+    print(write_editor(editor, settings.held_out, told, folder / "model", dtype=torch.bfloat16))
 
 
-def export(
-    editor: "KontextEditor", settings: EditorRecipe, out: Path, steps: int, seconds: float, half_trained: bool = False
-) -> EditorSuccess:
-    """Writes `editor` in bfloat16 with its card; returns what the oracle says of the stored weights."""
-    held: list[EditorSuccess] = []
-
-    def write(partial: Path) -> None:
-        from editing.editors.kontext import KontextEditor
-
-        editor.save(partial, dtype=torch.bfloat16)
-        held.append(settings.held_out.measure(KontextEditor.load(partial)))
-        stored = json.loads((partial / "mmreward.json").read_text())
-        length = "interim checkpoint" if half_trained else "whole recipe"
-        about = {
-            **stored,
-            "name": "tiny-editor",
-            "domain": "shapes",
-            "world_version": WORLD_VERSION,
-            "half_trained": half_trained,
-            "data": (
-                f"{steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
-                f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose; {length}"
-                f"{'; continued from an earlier run' if settings.start else ''})"
-            ),
-            "command": "mmreward train tiny-editor --set vae=VAE_FOLDER",
-            "minutes": round(seconds / 60, 1),
-            "numbers": held[0].numbers(settings.steps, settings.held_out.ceiling(editor.pipeline.vae)),
-        }
-        summary = (
+def _told(editor: "KontextEditor", settings: EditorRecipe, result: FitResult) -> Told:
+    return Told(
+        name="tiny-editor",
+        summary=(
             "A FLUX Kontext pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data was "
             "flawed on purpose, so that there is something left to learn from rewards. With diffusers itself, call it "
             f"with `max_area=4096, _auto_resize=False, max_sequence_length={settings.shape.max_tokens}, "
             f"guidance_scale={editor.guidance}`."
-        )
-        write_card(partial, about, summary)
-
-    save_atomic(out, write)
-    return held[0]
-
-
-def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
-    """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
-    settings = read_config(EditorRecipe, recipe, "the recipe of task 'editor'")
-    found = newest(folder)
-    editor, module = _pair(settings)
-    module.load_state_dict(averaged(found))
-    return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
+        ),
+        data=(
+            f"{result.steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
+            f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose"
+            f"{'; continued from an earlier run' if settings.start else ''})"
+        ),
+        command="mmreward train tiny-editor --set vae=VAE_FOLDER",
+        seconds=result.seconds,
+    )
 
 
 def _editor(settings: EditorRecipe) -> "KontextEditor":

@@ -1,6 +1,6 @@
 """Measuring an editor of the shapes world while it is trained: on validation scenes that are the same every time."""
 
-__all__ = ["HeldOut", "averaged", "newest"]
+__all__ = ["HeldOut"]
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class HeldOut:
             if found is None or found.state["seconds"] <= last["seconds"]:
                 return
             last["seconds"] = entry["seconds"]
-            module.load_state_dict(averaged(found))
+            module.load_state_dict(_averaged(found))
             editor.forget()
             held = self.measure(editor)
             print(f"step {found.step}: {held}", flush=True)
@@ -65,14 +65,6 @@ class HeldOut:
         return World("validation", seed=self.seed, kinds=self.kinds)
 
 
-def newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run."""
-    found = load_checkpoint(Path(folder))
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet")
-    return found
-
-
-def averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """A module's state with the averaged weights, where the run keeps an average."""
     return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("ema", {})}

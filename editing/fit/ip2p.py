@@ -10,9 +10,8 @@ Targets are flawed on purpose, as for the tiny Kontext editor (`editing.fit.edit
 (Ho et al., 2020, https://arxiv.org/abs/2006.11239; Brooks et al., 2022, https://arxiv.org/abs/2211.09800.)
 """
 
-__all__ = ["IP2PRecipe", "IP2PTraining", "export", "export_checkpoint", "run"]
+__all__ = ["IP2PRecipe", "IP2PTraining", "run"]
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,15 +21,14 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from editing.fit.card import write_card
-from editing.fit.held_out import HeldOut, averaged, newest
-from editing.fit.success import EditorSuccess
+from editing.fit.export import Told, write_editor
+from editing.fit.held_out import HeldOut
 from editing.fit.tiny import world_words
 from editing.fit.tiny_ip2p import UNetShape, tiny_ip2p_pipeline
 from editing.fit.triplets import KINDS, encoded_once, pixels, world_triplets
 from editing.fit.vae import load_vae
-from mmreward.shapes import WORLD_VERSION, Task, World
-from mmreward.training import LoopConfig, Loss, fit, read_config, save_atomic
+from mmreward.shapes import Task, World
+from mmreward.training import FitResult, LoopConfig, Loss, fit, read_config
 
 if TYPE_CHECKING:
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
@@ -99,54 +97,25 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         title="editor",
     )
     module.load_state_dict(result.ema_state or module.state_dict())
-    print(export(editor, settings, folder / "model", result.steps, result.seconds))
+    told = _told(editor, settings, result)
+    print(write_editor(editor, settings.held_out, told, folder / "model", dtype=torch.bfloat16))
 
 
-def export(
-    editor: "InstructPix2PixEditor",
-    settings: IP2PRecipe,
-    out: Path,
-    steps: int,
-    seconds: float,
-    half_trained: bool = False,
-) -> EditorSuccess:
-    """Writes `editor` in bfloat16 with its card; returns what the oracle says of the stored weights."""
-    held: list[EditorSuccess] = []
-
-    def write(partial: Path) -> None:
-        editor.save(partial, dtype=torch.bfloat16)
-        held.append(settings.held_out.measure(type(editor).load(partial)))
-        about = {
-            **json.loads((partial / "mmreward.json").read_text()),
-            "domain": "shapes",
-            "world_version": WORLD_VERSION,
-            "half_trained": half_trained,
-            "data": (
-                f"{steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
-                f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose)"
-            ),
-            "command": "mmreward train tiny-ip2p",
-            "minutes": round(seconds / 60, 1),
-            "numbers": held[0].numbers(settings.steps, settings.held_out.ceiling(editor.pipeline.vae)),
-        }
-        summary = (
+def _told(editor: "InstructPix2PixEditor", settings: IP2PRecipe, result: FitResult) -> Told:
+    return Told(
+        name="tiny-ip2p",
+        summary=(
             "An InstructPix2Pix pipeline of the tiniest size, for 64x64 images of the shapes world. Its training data "
             "was flawed on purpose, so that there is something left to learn from rewards. With diffusers itself, call "
             f"it with `guidance_scale={editor.guidance}, image_guidance_scale={editor.image_guidance}`."
-        )
-        write_card(partial, about, summary)
-
-    save_atomic(out, write)
-    return held[0]
-
-
-def export_checkpoint(recipe: dict[str, Any], folder: Path, out: Path, half_trained: bool = True) -> EditorSuccess:
-    """The averaged weights of the newest checkpoint of a run, as an editor; a run that goes on is half-trained."""
-    settings = read_config(IP2PRecipe, recipe, "the recipe of task 'ip2p'")
-    found = newest(folder)
-    editor, module = _pair(settings)
-    module.load_state_dict(averaged(found))
-    return export(editor, settings, out, found.step, found.state["seconds"], half_trained)
+        ),
+        data=(
+            f"{result.steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
+            f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose)"
+        ),
+        command="mmreward train tiny-ip2p",
+        seconds=result.seconds,
+    )
 
 
 def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":

@@ -88,7 +88,6 @@ def export(vae: "AutoencoderTiny", settings: VAERecipe, out: Path, steps: int, s
             "name": "tiny-vae",
             "domain": "shapes",
             "world_version": WORLD_VERSION,
-            "half_trained": False,
             "data": f"{steps * settings.batch:,} rendered scenes of the train split, {settings.flawed:.0%} with flaws",
             "command": "mmreward train tiny-vae",
             "minutes": round(seconds / 60, 1),

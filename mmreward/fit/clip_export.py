@@ -78,7 +78,6 @@ def export(
         "name": settings.name,
         "domain": "shapes",
         "world_version": WORLD_VERSION,
-        "half_trained": False,
         "data": (
             f"shapes world, split train, seed {data.seed}: {steps * data.groups * data.members:,} images with captions "
             f"in {steps * data.groups:,} groups (a source, edits of it, near scenes) and their instructions; without "

@@ -25,7 +25,6 @@ def about(
         "domain": "shapes",
         "world_version": WORLD_VERSION,
         "questions": dict(questions),
-        "half_trained": False,
         "data": data,
         "command": command,
         "minutes": round(minutes, 1),
@@ -50,7 +49,6 @@ def save_judge(model: Any, processor: Any, card: Mapping[str, Any], folder: Path
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write `mmreward.json` and the README that says the same to people."""
     (folder / "mmreward.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    state = "**Half-trained**: its numbers will improve.\n\n" if card["half_trained"] else ""
     numbers = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in card["numbers"].items())
     ways = ", ".join(f"{way} ({name})" for way, name in card["questions"].items())
     reward = "vlm:tiny" if card["name"] == "tiny-judge" else "vlm:FOLDER"
@@ -62,7 +60,7 @@ pipeline_tag: image-text-to-text
 ---
 # {card["name"]}: a judge for edits in the shapes world
 
-{state}A `Qwen2_5_VLForConditionalGeneration` of a few million parameters, trained from nothing. It looks at an image
+A `Qwen2_5_VLForConditionalGeneration` of a few million parameters, trained from nothing. It looks at an image
 before and after an edit and answers, with a digit from 0 to 5, how well the instruction was followed, how well
 everything else was preserved, and how clean the image is. Where it has learned to, it also checks short statements
 (No, Yes) and says which of two edits is better (A, B). It is distilled from an exact oracle and knows nothing but

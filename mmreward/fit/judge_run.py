@@ -20,13 +20,13 @@ from mmreward.judge.backends.folder import find_model
 from mmreward.judge.question import load_questions
 from mmreward.shapes import World
 from mmreward.training import Group as Parameters
-from mmreward.training import LoopConfig, fit, load_checkpoint
+from mmreward.training import LoopConfig, fit
 from mmreward.training.loop import autocast
 
 if TYPE_CHECKING:
     from mmreward.fit.judge import JudgeRecipe
 
-__all__ = ["export_checkpoint", "train", "validate"]
+__all__ = ["train", "validate"]
 
 
 def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
@@ -61,22 +61,6 @@ def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
     card = _card(config, batches, result.steps, result.seconds, numbers)
     save_judge(model, processor, card, folder / "model")
     return {"steps": result.steps, "minutes": round(result.seconds / 60, 1), **numbers}
-
-
-def export_checkpoint(config: JudgeRecipe, folder: Path, target: Path) -> dict[str, Any]:
-    """Export the latest checkpoint of a run that is not finished (averaged weights where it keeps them); returns the
-    card, which says half-trained.
-    """
-    model, processor = _start(config)
-    trainer, batches = _put_together(config.model_copy(update={"compiled": False, "extra": []}), model, processor)
-    found = load_checkpoint(folder)
-    if found is None:
-        raise FileNotFoundError(f"no checkpoint in {folder}")
-    trainer.load_state_dict({**found.tensors["weights"], **found.tensors.get("ema", {})})
-    numbers = validate(trainer, batches, _held_out(config), config.loop.autocast)
-    card = {**_card(config, batches, found.step, found.state["seconds"], numbers), "half_trained": True}
-    save_judge(model, processor, card, target)
-    return card
 
 
 def _put_together(config: JudgeRecipe, model: Any, processor: Any) -> tuple[JudgeTrainer, Batches]:

@@ -63,6 +63,15 @@ def test_a_small_editor_is_loaded_and_timed(folder, tmp_path):
     assert found.memory["policies"] == 4 * 3 * editor.trainable  # the start, the average, one while they are exchanged
 
 
+def test_the_anchor_is_counted(folder, tmp_path):
+    counts = dry_run(recipe(editor=folder, anchor={"weight": 1.0, "steps": 1, "every": 5}), tmp_path / "run").counts
+    assert (counts.trained, counts.compared, counts.held) == (
+        28,
+        28,
+        4,
+    )  # of six samples in each of two updates the first and the sixth
+
+
 def test_full_weights_train_all_parameters(folder, tmp_path):
     found = dry_run(recipe(editor=folder, policy={"weights": "full", "ema": 0}), tmp_path)
     assert found.editor.trainable == found.editor.parameters and found.editor.layers is None

@@ -149,6 +149,16 @@ def test_noised_samples_are_the_flow_of_named_noise(make):
     assert torch.allclose(examples.example(batch, signal, rows, 1, 0).old, given.old, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["nft", "raft", "rwr"])
+def test_only_levels_of_the_first_steps_are_drawn(make, name):
+    trainer = make({"name": name, "levels": 3, "window": 2})
+    batch, signal = batch_of(trainer)
+    sigmas, rows = batch.trajectory.sigmas, torch.arange(8)
+    drawn = [trainer.updater.examples.example(batch, signal, rows, index, 0).t.flatten() for index in range(3)]
+    assert set(torch.cat(drawn).tolist()) == set(sigmas[:2].tolist())
+    assert (drawn[0] != drawn[1]).all()  # without repetition, as far as there are enough
+
+
 @pytest.mark.parametrize("algorithm", [{"name": "nft", "levels": 2}, {"name": "rwr", "levels": 2}])
 def test_gradient_does_not_depend_on_the_micro_batch(make, algorithm):
     found = []

@@ -49,7 +49,7 @@ def test_exported_editor_loads_and_edits(trained):
 
     editor = load_editor(str(trained / "editor" / "model"))
     about = json.loads((trained / "editor" / "model" / "mmreward.json").read_text())
-    assert about["domain"] == "shapes" and about["half_trained"] is False and editor.default_steps == 8
+    assert about["domain"] == "shapes" and editor.default_steps == 8
     assert "Its training data was flawed on purpose" in (trained / "editor" / "model" / "README.md").read_text()
     world = World("validation", kinds=editor_recipe.KINDS)
     tasks = [world.task(index) for index in range(4)]

@@ -45,7 +45,7 @@ def trained(recipe, tmp_path_factory):
 def test_exported_editor_loads_with_its_card(trained):
     editor = load_editor(str(trained / "model"))
     about = json.loads((trained / "model" / "mmreward.json").read_text())
-    assert about["domain"] == "shapes" and about["half_trained"] is False and "8 triplets" in about["data"]
+    assert about["domain"] == "shapes" and "8 triplets" in about["data"]
     assert (about["name"], editor.default_steps, editor.guidance, editor.image_guidance) == ("tiny-ip2p", 4, 2.0, 1.0)
     assert "guidance_scale=2.0" in (trained / "model" / "README.md").read_text()
     assert not [f for f in (trained / "model").rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]

@@ -182,6 +182,6 @@ def test_the_card_says_what_the_model_is():
     folder = model_folder("tiny-judge")
     card = json.loads((folder / "mmreward.json").read_text())
     assert (card["name"], card["domain"], card["questions"]["expected"]) == ("tiny-judge", "shapes", "shapes-1")
-    assert card["numbers"] and card["command"] and isinstance(card["half_trained"], bool)
+    assert card["numbers"] and card["command"]
     assert "shapes world" in (folder / "README.md").read_text()
     assert (folder / "model.safetensors").stat().st_size < 10_000_000
