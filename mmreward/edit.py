@@ -19,7 +19,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +82,8 @@ class Edit:
     def image(self, name: ImageName) -> Image.Image:
         """The image as 8-bit RGB (a mask: "L"), decoded once. Raises `ImageError`. Do not change it in place."""
         if name not in self._images:
-            self._images[name] = open_image(getattr(self, name), name)
+            value = getattr(self, name)
+            self._images[name] = _open_source(value) if name == "source" else open_image(value, name)
         return self._images[name]
 
     @cached_property
@@ -132,6 +133,20 @@ def open_image(value: ImageLike | None, name: str = "image") -> Image.Image:
         raise ImageError(f"{place} is too large: more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise ImageError(f"{place} cannot be decoded ({_reason(error)}); is the file complete?") from error
+
+
+def _open_source(value: ImageLike) -> Image.Image:
+    """Candidates of one source come one after the other: its file is decoded once for all of them."""
+    if isinstance(value, str | os.PathLike) and os.path.isfile(value):
+        state = os.stat(value)
+        return _source_file(os.fspath(value), state.st_ino, state.st_mtime_ns, state.st_size)
+    return open_image(value, "source")
+
+
+@lru_cache(maxsize=1)
+def _source_file(path: str, inode: int, changed: int, size: int) -> Image.Image:
+    """What lies at `path` in this state."""
+    return open_image(path, "source")
 
 
 def image_size(value: ImageLike, name: str = "image") -> tuple[int, int]:

@@ -75,6 +75,15 @@ def test_a_file_that_is_empty_or_cannot_be_decoded_is_named(tmp_path):
             open_image(tmp_path / name)
 
 
+def test_candidates_of_one_source_decode_its_file_once(tmp_path):
+    path = tmp_path / "source.png"
+    plain("red").save(path)
+    first, second = (Edit("make it blue", path, plain("blue")).image("source") for _ in range(2))
+    assert first is second and first.getpixel((0, 0)) == (255, 0, 0)
+    plain("lime", (9, 7)).save(path)
+    assert Edit("make it blue", path, plain("blue")).image("source").getpixel((0, 0)) == (0, 255, 0)
+
+
 def test_a_truncated_pil_image_is_an_image_error():
     broken = Image.open(io.BytesIO(encoded(NOISE)[:3000]))
     with pytest.raises(ImageError, match="cannot be decoded"):
