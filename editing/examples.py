@@ -94,8 +94,8 @@ class Noised:
 
     def example(self, batch: Batch, signal: Advantages, rows: Tensor, index: int, iteration: int) -> Denoise:
         condition, x0 = batch.condition.select(rows), batch.trajectory.final[rows]
-        levels_of = batch.trajectory.sigmas[:-1][: self.needs.window]
-        t, noise = draw(batch, rows, levels_of, "noised", self.seed, iteration, index)
+        sigmas = batch.trajectory.sigmas[:-1][: self.needs.window]
+        t, noise = draw(batch, rows, sigmas, "noised", self.seed, iteration, index)
         levels = t.view(-1, *(1,) * (x0.ndim - 1))
         x = (1 - levels) * x0 + levels * noise
         old = reference = None

@@ -137,10 +137,13 @@ def open_image(value: ImageLike | None, name: str = "image") -> Image.Image:
 
 def _open_source(value: ImageLike) -> Image.Image:
     """Candidates of one source come one after the other: its file is decoded once for all of them."""
-    if isinstance(value, str | os.PathLike) and os.path.isfile(value):
+    if not isinstance(value, str | os.PathLike):
+        return open_image(value, "source")
+    try:
         state = os.stat(value)
-        return _source_file(os.fspath(value), state.st_ino, state.st_mtime_ns, state.st_size)
-    return open_image(value, "source")
+    except (OSError, ValueError):  # opening it says best what is wrong
+        return open_image(value, "source")
+    return _source_file(os.fspath(value), state.st_ino, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from editing.data import Task, TaskConfig, load_tasks
 from editing.editors import load_editor
 from editing.editors.editor import Editor
 from editing.evaluation import Evaluation, evaluate, sample
-from mmreward import Score, load_reward
+from mmreward import load_reward
 from mmreward.training.checkpoint import latest_checkpoint
 
 KINDS = ("recolour", "remove", "add", "move", "background")
@@ -212,12 +212,7 @@ def how() -> dict[str, Any]:
 def told(found: Evaluation) -> dict[str, Any]:
     """With every task's numbers, for paired differences."""
     passed = [int(bool(score.raw.get("success", 0))) for score in found.scores]
-    return {**found.summary(), "values": [value_of(score) for score in found.scores], "successes": passed}
-
-
-def value_of(score: Score) -> float:
-    """`overall`; 0 for an edit that shows no scene and so has none."""
-    return round(score.overall, 4) if score.ok else 0.0
+    return {**found.summary(), "values": found.values, "successes": passed}
 
 
 # ---- tables
@@ -232,15 +227,18 @@ def write(rows: Sequence[Row], options: argparse.Namespace) -> None:
     found = {row.name: runs for row in rows if (runs := results(row, options))}
     baselines = {row.name: found[row.name] for row in rows if row.baseline and row.name in found}
     best = max(baselines, key=lambda name: mean([run["after"]["overall"] for run in baselines[name]]), default=None)
-    for start in {json.dumps(runs[0]["before"]): runs[0]["before"] for runs in found.values()}.values():
-        lines.append(f"| start | {start['success']:.1%} | | {start['overall']:.3f} | | | | |")
+    clean = {row.name for row in rows if row.start == CLEAN}
+    for name, start in {
+        ("clean start" if name in clean else "start"): r[0]["before"] for name, r in found.items()
+    }.items():
+        lines.append(f"| {name} | {start['success']:.1%} | | {start['overall']:.3f} | | | | |")
     for name, runs in found.items():
         points = [100 * (run["after"]["success"] - run["before"]["success"]) for run in runs]
         gains = [run["after"]["overall"] - run["before"]["overall"] for run in runs]
         success = mean([run["after"]["success"] for run in runs])
         overall = mean([run["after"]["overall"] for run in runs])
         scored, passes = (mean([run["cost"][key] for run in runs]) for key in ("scored", "passes"))
-        above = "" if best is None or name in baselines else in_errors(runs, baselines[best])
+        above = "" if best is None or name in baselines or name in clean else in_errors(runs, baselines[best])
         lines.append(
             f"| {name} | {success:.1%} | {spread(points, '+.1f')} | {overall:.3f} | {spread(gains, '+.3f')} "
             f"| {scored:,.0f} | {passes / 1000:,.0f} k | {above} |"
@@ -259,13 +257,22 @@ def results(row: Row, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def in_errors(runs: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> str:
     """By how much mean overall lies above the baseline's, and how many standard errors that is."""
-    ours, theirs = (torch.tensor([run["after"]["values"] for run in some]).mean(0) for some in (runs, baseline))
-    change = ours - theirs
+    pairs = [
+        (mean(ours), mean(theirs))
+        for ours, theirs in zip(by_task(runs), by_task(baseline), strict=True)
+        if None not in (*ours, *theirs)  # tasks that have a score in all runs
+    ]
+    change = torch.tensor([ours - theirs for ours, theirs in pairs])
     error = float(change.std() / math.sqrt(len(change)))
     return f"{float(change.mean()):+.3f} ({float(change.mean()) / error:+.1f} se)"
 
 
-def mean(values: list[float]) -> float:
+def by_task(runs: list[dict[str, Any]]) -> list[tuple[float, ...]]:
+    """Each task's `overall` in every run."""
+    return list(zip(*(run["after"]["values"] for run in runs), strict=True))
+
+
+def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 

@@ -64,8 +64,9 @@ class Both:
         return [self._join(judged, true) for judged, true in pairs]
 
     def _join(self, judged: Score, true: Score) -> Score:
-        if not (judged.ok and true.ok):  # an edit that shows no scene
-            return Score.failed("not_applicable", true.error or judged.error or "no score", provenance={})
+        for score in (true, judged):
+            if not score.ok:
+                return score
         return Score(true.overall, {"judge": judged.overall, "oracle": true.overall}, raw=true.raw, provenance={})
 
 
