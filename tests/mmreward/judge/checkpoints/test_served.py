@@ -61,8 +61,9 @@ def test_editscore_on_qwen3_vl_shows_images_as_they_are(server, editscore_words)
     (score,) = load_reward(spec).score(EDITS[:1])
     assert score.status == "parse_error" and "26" in score.error  # off the scale: no number is put in its place
     assert score.provenance["top_k_sent"] is False  # a plain server knows no top_k
-    source, edited, _ = server.bodies[0]["messages"][0]["content"][:3]
-    assert source["type"] == "image_url" and server.images_of(server.bodies[0])[0].size == (60, 60)
+    body = next(body for body in server.bodies if len(server.images_of(body)) == 2)  # both requests go out at once
+    source, edited, _ = body["messages"][0]["content"]
+    assert source["type"] == edited["type"] == "image_url" and server.images_of(body)[0].size == (60, 60)
 
 
 def test_editscore_behind_a_server_with_other_words_loses_the_name(server):
