@@ -7,7 +7,8 @@
 Every run is one `mmreward train`; what is finished is kept, and the same command goes on where it was stopped. Seeds
 can be dealt to several processes that write to the same folder. Writes `TABLE-SPLIT.json` and prints the table: means
 over seeds with their range, edits scored, passes of the editor (a forward pass of one edit counts 1, a backward pass
-2), and for each row how far it lies above the best baseline, in standard errors of the tasks' differences.
+2), and for each row how far it lies above the best baseline that trains, and above the one that searches, in standard
+errors of the tasks' differences.
 The test scenes are looked at once per run, here; tuning uses validation scenes and other seeds.
 """
 
@@ -45,7 +46,10 @@ TRIPLETS = 8192
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a recipe from a starting editor. No recipe: the best of several edits of the start."""
+    """One line of a table: a recipe from a starting editor. No recipe: the best of several edits of the start.
+
+    `start` is an editor, CLEAN, or the name of another row: what that one made with the same seed.
+    """
 
     name: str
     recipe: str | None
@@ -80,6 +84,7 @@ TABLES: dict[str, tuple[float, tuple[Row, ...]]] = {
             Row(f"best of {CANDIDATES} of the start", None, baseline=True),
             Row("fine-tuning on clean triplets (ceiling)", "continue-tiny", ("flawed=0",)),
             Row("NFT from a clean start", "nft-tiny", _NO_FINAL, start=CLEAN),
+            Row(f"NFT, then best of {CANDIDATES}", None, start="NFT"),
         ),
     ),
 }
@@ -102,21 +107,24 @@ def main() -> None:
     chosen = [row for row in rows if not options.only or any(word.lower() in row.name.lower() for word in options.only)]
     for seed in options.seeds:
         for row in chosen:
-            measure(row, seed, options)
+            measure(row, seed, rows, options)
             write(rows, options)
 
 
 # ---- one run
 
 
-def measure(row: Row, seed: int, options: argparse.Namespace) -> None:
+def measure(row: Row, seed: int, rows: Sequence[Row], options: argparse.Namespace) -> None:
     """Train and evaluate one (row, seed), unless its result is there."""
     folder = place(row, seed, options)
     file = folder / f"{options.split}.json"
     if file.is_file():
         return
     print(f"{row.name}, seed {seed}", flush=True)
-    start = str(options.clean) if row.start == CLEAN else row.start
+    before = start = str(options.clean) if row.start == CLEAN else row.start
+    for other in rows:
+        if other.name == row.start:
+            before, start = other.start, str(place(other, seed, options) / "model")
     if row.recipe:
         if not (folder / "model" / "model_index.json").is_file():
             train(row, start, seed, folder, options)
@@ -127,7 +135,7 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> None:
         after = best_of(start, seed, options)
         found = {"cost": {"scored": CANDIDATES * options.tasks, "passes": CANDIDATES * STEPS * options.tasks}}
     found |= {"row": row.name, "recipe": row.recipe, "seed": seed}
-    file.write_text(json.dumps({**found, "before": told(evaluation(start, options)), "after": told(after)}) + "\n")
+    file.write_text(json.dumps({**found, "before": told(evaluation(before, options)), "after": told(after)}) + "\n")
 
 
 def place(row: Row, seed: int, options: argparse.Namespace) -> Path:
@@ -221,32 +229,41 @@ def told(found: Evaluation) -> dict[str, Any]:
 def write(rows: Sequence[Row], options: argparse.Namespace) -> None:
     """All results so far as one JSON file and as the table."""
     lines = [
-        "| | success | gain, points | mean overall | gain | edits scored | editor passes | above the best baseline |",
-        "|" + "---|" * 8,
+        "| | success | gain, points | mean overall | gain | edits scored | editor passes "
+        "| above the best trained baseline | above the best search |",
+        "|" + "---|" * 9,
     ]
     found = {row.name: runs for row in rows if (runs := results(row, options))}
-    baselines = {row.name: found[row.name] for row in rows if row.baseline and row.name in found}
-    best = max(baselines, key=lambda name: mean([run["after"]["overall"] for run in baselines[name]]), default=None)
+    trained, searched = (best(rows, found, trains) for trains in (True, False))
     clean = {row.name for row in rows if row.start == CLEAN}
     for name, start in {
         ("clean start" if name in clean else "start"): r[0]["before"] for name, r in found.items()
     }.items():
-        lines.append(f"| {name} | {start['success']:.1%} | | {start['overall']:.3f} | | | | |")
+        lines.append(f"| {name} | {start['success']:.1%} | | {start['overall']:.3f} | | | | | |")
     for name, runs in found.items():
         points = [100 * (run["after"]["success"] - run["before"]["success"]) for run in runs]
         gains = [run["after"]["overall"] - run["before"]["overall"] for run in runs]
         success = mean([run["after"]["success"] for run in runs])
         overall = mean([run["after"]["overall"] for run in runs])
         scored, passes = (mean([run["cost"][key] for run in runs]) for key in ("scored", "passes"))
-        above = "" if best is None or name in baselines or name in clean else in_errors(runs, baselines[best])
+        above = [
+            in_errors(runs, found[other]) if other not in (None, name) and name not in clean else ""
+            for other in (trained, searched)
+        ]
         lines.append(
             f"| {name} | {success:.1%} | {spread(points, '+.1f')} | {overall:.3f} | {spread(gains, '+.3f')} "
-            f"| {scored:,.0f} | {passes / 1000:,.0f} k | {above} |"
+            f"| {scored:,.0f} | {passes / 1000:,.0f} k | {above[0]} | {above[1]} |"
         )
     settings = {"minutes": options.minutes, "tasks": options.tasks, "split": options.split, "steps": STEPS}
     text = json.dumps({**settings, "rows": found}) + "\n"
     (options.out / f"{options.table}-{options.split}.json").write_text(text)
     print("\n".join(lines), flush=True)
+
+
+def best(rows: Sequence[Row], found: dict[str, list[dict[str, Any]]], trains: bool) -> str | None:
+    """The best measured baseline, by mean overall, of those that train or of those that search."""
+    names = [row.name for row in rows if row.baseline and bool(row.recipe) == trains and row.name in found]
+    return max(names, key=lambda name: mean([run["after"]["overall"] for run in found[name]]), default=None)
 
 
 def results(row: Row, options: argparse.Namespace) -> list[dict[str, Any]]:
