@@ -98,17 +98,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, default=512)
     parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--only", nargs="*", default=[], help="rows whose name contains one of these, any case")
+    parser.add_argument("--only", nargs="*", default=[], help="rows with one of these names, or else that contain it, any case")
     parser.add_argument("--clean", type=Path, help="folder of an editor trained on clean triplets: a clean start")
     options = parser.parse_args()
     minutes, rows = TABLES[options.table]
     options.minutes = options.minutes or minutes
     rows = tuple(row for row in rows if row.start != CLEAN or options.clean)
-    chosen = [row for row in rows if not options.only or any(word.lower() in row.name.lower() for word in options.only)]
+    chosen = [row for row in rows if any(row in called(word, rows) for word in options.only or [""])]
     for seed in options.seeds:
         for row in chosen:
             measure(row, seed, rows, options)
             write(rows, options)
+
+
+def called(word: str, rows: Sequence[Row]) -> list[Row]:
+    """The row of this name, or else those whose name contains the word."""
+    exact = [row for row in rows if row.name.lower() == word.lower()]
+    return exact or [row for row in rows if word.lower() in row.name.lower()]
 
 
 # ---- one run
