@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, default=512)
     parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--only", nargs="*", default=[], help="rows with one of these names, or else that contain it, any case")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="rows with one of these names, or else that contain it, any case"
+    )
     parser.add_argument("--clean", type=Path, help="folder of an editor trained on clean triplets: a clean start")
     options = parser.parse_args()
     minutes, rows = TABLES[options.table]
