@@ -28,7 +28,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editing.editors.conditioned_scores import Conditioner
+from editing.editors.conditioned_scores import Additions, Conditioner
 from editing.editors.editor import Condition, Prediction
 from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 from editing.editors.kontext import KontextEditor
@@ -76,8 +76,8 @@ class Conditioned(PipelineEditor):
         self.score_guidance = score_guidance
 
     @abstractmethod
-    def _widths(self) -> tuple[int, int]:
-        """Channels of the source's latents, and width of the text."""
+    def _widths(self) -> tuple[int, int, int]:
+        """Channels of the source's latents, width of the text, and of the pooled text (0: none)."""
 
     @abstractmethod
     def _spread(self, shift: Tensor) -> Tensor:
@@ -104,12 +104,16 @@ class Conditioned(PipelineEditor):
         The empty instruction of a guided condition gets the scores too, so that guidance by the instruction is about
         the instruction alone.
         """
-        shift, tokens = self.conditioner(scores)
+        more: Additions = self.conditioner(scores)
         tensors = dict(condition.tensors)
-        tensors["source"] = tensors["source"] + self._spread(shift).to(tensors["source"].dtype)
-        tensors["text"] = self.conditioner.added(tensors["text"], tokens, feedback)
+        tensors["source"] = tensors["source"] + self._spread(more.shift).to(tensors["source"].dtype)
+        tensors["text"] = self.conditioner.added(tensors["text"], more.tokens, feedback)
         if "no_text" in tensors:
-            tensors["no_text"] = self.conditioner.added(tensors["no_text"], tokens)
+            tensors["no_text"] = self.conditioner.added(tensors["no_text"], more.tokens)
+        if more.pooled is not None:
+            for name in ("pooled", "no_pooled"):
+                if name in tensors:
+                    tensors[name] = tensors[name] + more.pooled.to(tensors[name].dtype)
         return replace(condition, tensors=tensors)
 
     def predict(self, x: Tensor, t: float | Tensor, condition: Condition) -> Prediction:
@@ -161,9 +165,9 @@ class ConditionedKontext(Conditioned, KontextEditor):
 
     start = KontextEditor
 
-    def _widths(self) -> tuple[int, int]:
+    def _widths(self) -> tuple[int, int, int]:
         config = self.pipeline.transformer.config
-        return config.in_channels, config.joint_attention_dim
+        return config.in_channels, config.joint_attention_dim, config.pooled_projection_dim
 
     def _spread(self, shift: Tensor) -> Tensor:
         return shift[:, None, :]
@@ -174,8 +178,9 @@ class ConditionedInstructPix2Pix(Conditioned, InstructPix2PixEditor):
 
     start = InstructPix2PixEditor
 
-    def _widths(self) -> tuple[int, int]:
-        return self.pipeline.vae.config.latent_channels, self.pipeline.unet.config.cross_attention_dim
+    def _widths(self) -> tuple[int, int, int]:
+        pooled = self.pipeline.text_encoder_2.config.projection_dim if self.is_xl else 0
+        return self.pipeline.vae.config.latent_channels, self.pipeline.unet.config.cross_attention_dim, pooled
 
     def _spread(self, shift: Tensor) -> Tensor:
         return shift[:, :, None, None]

@@ -48,7 +48,7 @@ def _disturbed(editor):
     """With every parameter that training will move off zero."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for layer in (editor.conditioner.to_source, editor.conditioner.to_token, editor.conditioner.to_text):
+        for layer in editor.conditioner.projections():
             layer.weight.normal_(std=0.1, generator=generator)
     return editor
 
@@ -108,8 +108,16 @@ def test_zero_projections_learn_from_the_first_step(start):
     x, condition = _given(editor)
     given = editor.given(condition, torch.full((2, 3), 0.5), torch.randn_like(condition.tensors["text"]))
     editor.predict_given(x, 0.5, given).x0.square().sum().backward()
-    new = editor.conditioner
-    assert all(layer.weight.grad.abs().sum() > 0 for layer in (new.to_source, new.to_token, new.to_text))
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in editor.conditioner.projections())
+
+
+def test_scores_reach_the_modulation_of_a_network_that_has_one(start):
+    editor = _disturbed(_asked(start))
+    _, condition = _given(editor)
+    given = editor.given(condition, torch.full((2, 3), 0.5))
+    assert ("pooled" in condition.tensors) == (editor.conditioner.to_pooled is not None)
+    for name in {"pooled", "no_pooled"} & set(condition.tensors):
+        assert not torch.equal(given.tensors[name], condition.tensors[name])
 
 
 def test_scores_between_levels_mix_two_vectors():
