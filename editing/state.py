@@ -42,25 +42,25 @@ class State:
 
 
 def save(state: State, folder: Path, processes: Processes) -> None:
-    """Checkpoint `state.iteration`, whole or not at all."""
+    """Checkpoint `state.iteration`, whole or not at all. All processes go on once it is written."""
     tensors, optimizers = state.updater.optimizers.pack()
     tables = {
         name: {key: whole(tensor, processes.main) for key, tensor in table.items()}
         for name, table in {**state.policies.tables(), **tensors}.items()
     }
-    if not processes.main:
-        return
-    random_tensors, random_values = random_state()
-    values: dict[str, Any] = {
-        "updates": state.updater.updates,
-        "skipped": state.updater.skipped,
-        "seconds": state.seconds,
-        "optimizers": optimizers,
-        "random": random_values,
-        "recipe": state.recipe.model_dump(mode="json"),
-        **state.scoring.state(),
-    }
-    save_checkpoint(folder, state.iteration, {**tables, "random": random_tensors}, values)
+    if processes.main:
+        random_tensors, random_values = random_state()
+        values: dict[str, Any] = {
+            "updates": state.updater.updates,
+            "skipped": state.updater.skipped,
+            "seconds": state.seconds,
+            "optimizers": optimizers,
+            "random": random_values,
+            "recipe": state.recipe.model_dump(mode="json"),
+            **state.scoring.state(),
+        }
+        save_checkpoint(folder, state.iteration, {**tables, "random": random_tensors}, values)
+    processes.gather(None)  # a slow disk must not use up the time-out of the others' next collective operation
 
 
 def restore(state: State, folder: Path) -> bool:

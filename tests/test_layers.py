@@ -67,11 +67,15 @@ def test_heavy_libraries_are_imported_where_they_are_used(program):
 
 @pytest.mark.parametrize("arguments", [["-c", "import mmreward"], ["-m", "app.cli", "--help"]])
 def test_starts_within_a_second(arguments):
-    """Processor time, so that a busy machine does not fail it."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    """Processor time, the least of three: a busy machine makes that longer too, by what it does to the caches."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
 
 
 def test_every_module_says_what_it_is_and_what_it_offers():

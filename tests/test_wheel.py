@@ -25,6 +25,7 @@ app.cli.main(["score", "--reward", "pixels", "--out", "scores.jsonl"])
 
 
 @pytest.mark.wheel
+@pytest.mark.timeout(600)
 def test_an_installed_wheel_scores(tmp_path):
     place = tmp_path / "site"
     build = [*PIP, "wheel", str(ROOT), "--no-build-isolation", "--no-deps", "--wheel-dir", str(tmp_path)]
@@ -38,7 +39,7 @@ def test_an_installed_wheel_scores(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert "24 ok" in done.stdout and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 24

@@ -107,11 +107,16 @@ def two_processes(rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=TIME_OUT))
-    second = rank == 1
+    second, waits = rank == 1, FOLDER / "waits"
 
     def slow(calls):
-        if second and calls == 1:
-            time.sleep(TIME_OUT + 1)
+        if calls == 1 and not second:
+            waits.touch()
+        elif calls == 1:  # from when the other one has come as far, for that is to wait for longer than the time-out
+            end = time.monotonic() + 120
+            while not waits.exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(TIME_OUT + 4)
 
     def stop(calls):
         if second and calls == 3:  # the first iteration takes two, for the repeat noise

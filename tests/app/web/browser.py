@@ -66,7 +66,7 @@ class Browser:
 
     def _next(self):
         while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._read], [], [], 30)
+            ready, _, _ = select.select([self._read], [], [], 120)  # a cold start takes long
             assert ready, "the browser does not answer"
             received = os.read(self._read, 1 << 20)
             assert received, "the browser has ended"

@@ -9,7 +9,7 @@ from PIL import Image
 from mmreward.edit import Edit
 from mmreward.judge.backends.backend import Sampling
 from mmreward.judge.backends.openai import OpenAIBackend
-from mmreward.judge.backends.openai_server import ServerError
+from mmreward.judge.backends.openai_server import Found, Server, ServerError
 from mmreward.judge.prompt import Fixed, Prompt
 from mmreward.reward import load_reward
 
@@ -19,7 +19,7 @@ ASKED = Prompt((Fixed("How good is it?"),))
 
 
 def load(server, **options):
-    return OpenAIBackend.load(server.url, "m", **{"timeout": 5.0, "retries": 1, **options})
+    return OpenAIBackend.load(server.url, "m", **{"timeout": 60.0, "retries": 1, **options})
 
 
 def says(message, code=None):
@@ -102,7 +102,8 @@ def test_labels_that_hold_next_to_nothing_may_be_missing_from_the_list(server):
 
 def test_a_slow_server_is_a_timeout(server):
     server.pause = 0.6
-    ((found,),) = load(server, timeout=0.1, retries=0).probabilities([ASKED], DIGITS)
+    slow = Server(server.url, timeout=0.1, retries=0)  # not by `load`, whose own question would have 0.1 s too
+    ((found,),) = OpenAIBackend(slow, Found("other", None, ("m",)), "m").probabilities([ASKED], DIGITS)
     assert found.status == "timeout" and "1 tries of 0.1 s" in found.error
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -28,6 +29,8 @@ DIGITS = ("0", "1", "2", "3", "4", "5")
 FOLDER = str(model_folder("tiny-judge"))
 LONGEST = 240
 
+pytestmark = pytest.mark.timeout(900)  # the start of the server counts too
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
@@ -38,30 +41,45 @@ def address(tmp_path_factory):
         pytest.skip("transformers serve needs fastapi, uvicorn and openai: pip install 'transformers[serving]'")
     folder = tmp_path_factory.mktemp("served")
     (folder / "decision.json").write_text(json.dumps({"labels": {"score": DIGITS}}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", FOLDER, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    command += ["--device", "cpu", "--dtype", "float32"]
     command += ["--decision-config", str(folder / "decision.json")]
-    with (folder / "log").open("w") as log:
-        quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=quiet)
+    quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    for _ in range(3):  # somebody else may take the port before the server does
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with _running([*command, "--port", str(port)], quiet, folder / "log") as process:
+            if _is_up(process, f"http://127.0.0.1:{port}/health", folder / "log"):
+                yield f"http://127.0.0.1:{port}/v1"
+                return
+    raise AssertionError(f"ended three times: {(folder / 'log').read_text()[-2000:]}")
+
+
+@contextmanager
+def _running(command, environment, log):
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", folder / "log")
-            yield f"http://127.0.0.1:{port}/v1"
+            yield process
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait(process, place, log):
+def _is_up(process, place, log):
+    """Waits until the server answers; false where it ended instead."""
     end = time.monotonic() + LONGEST
     while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()[-2000:]
+        if process.poll() is not None:
+            return False
         try:
             with urlopen(place, timeout=2):
-                return
+                return True
         except (URLError, OSError):
             time.sleep(0.2)
     raise AssertionError(f"not up after {LONGEST} s: {log.read_text()[-2000:]}")
@@ -88,7 +106,7 @@ def test_its_texts_are_those_of_the_judge_in_this_process(address, own, edits):
         Prompt((Given(instruction), before), (Prompt((after,), (Prompt((Fixed("following"),)),)),))
         for instruction, before, after in edits
     ]
-    backend = OpenAIBackend.load(address, FOLDER, timeout=60, retries=0)
+    backend = OpenAIBackend.load(address, FOLDER, timeout=240, retries=0)
     written = backend.generate(prompts, Sampling(max_new_tokens=1))
     told = own.probabilities(prompts, DIGITS)
     for ((text,),), (answer,) in zip(written, told, strict=True):
@@ -115,7 +133,7 @@ def test_its_choice_probabilities_are_those_of_the_judge_in_this_process(address
 
 def test_log_probabilities_that_it_leaves_out_are_no_score(address, edits):
     ((instruction, before, after), *_) = edits
-    reward = load_reward(f"openai:{address}#{FOLDER}?timeout=60&retries=0")
+    reward = load_reward(f"openai:{address}#{FOLDER}?timeout=240&retries=0")
     (score,) = reward.score([Edit(instruction, before, after)])
     assert score.status == "parse_error" and "without the log-probabilities" in score.error
     assert score.provenance["server"] == "other" and score.provenance["model"] == FOLDER
@@ -129,5 +147,5 @@ def _asset(image):
 
 def _post(place, body):
     request = Request(place, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as response:
+    with urlopen(request, timeout=240) as response:
         return json.load(response)
