@@ -85,6 +85,7 @@ TABLES: dict[str, tuple[float, tuple[Row, ...]]] = {
             Row("fine-tuning on clean triplets (ceiling)", "continue-tiny", ("flawed=0",)),
             Row("NFT from a clean start", "nft-tiny", _NO_FINAL, start=CLEAN),
             Row(f"NFT, then best of {CANDIDATES}", None, start="NFT"),
+            Row(f"reward-conditioned, then best of {CANDIDATES}", None, start="reward-conditioned fine-tuning"),
         ),
     ),
 }
