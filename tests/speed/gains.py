@@ -48,7 +48,7 @@ TRIPLETS = 8192
 class Row:
     """One line of a table: a recipe from a starting editor. No recipe: the best of several edits of the start.
 
-    `start` is an editor, CLEAN, or the name of another row: what that one made with the same seed. `asked` are options of
+    `start` is an editor, CLEAN, or the name of another row: what that one made with the same seed. `asked`: options of
     the editor.
     """
 
