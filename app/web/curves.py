@@ -144,7 +144,8 @@ def _extent(curve: Curve) -> list[float]:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    room = 0.05 * (high - low) or 0.1 * abs(high) or 0.5
+    rounding = 1e-9 * max(abs(low), abs(high))  # 0.5 and 0.5000000000000001 are one value
+    room = 0.05 * (high - low) if high - low > rounding else 0.1 * abs(high) or 0.5
     return low - room, high + room
 
 
