@@ -46,7 +46,7 @@ TRIPLETS = 8192
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a recipe from a starting editor. No recipe: the best of several edits of the start.
+    """One line of a table: a recipe from a starting editor. No recipe: the best of `candidates` edits of the start.
 
     `start` is an editor, CLEAN, or the name of another row: what that one made with the same seed. `asked`: options of
     the editor.
@@ -57,6 +57,7 @@ class Row:
     changes: tuple[str, ...] = ()
     start: str = "tiny"
     asked: str = ""
+    candidates: int = CANDIDATES
     baseline: bool = False
 
 
@@ -87,6 +88,7 @@ TABLES: dict[str, tuple[float, tuple[Row, ...]]] = {
             Row(f"best of {CANDIDATES} of the start", None, baseline=True),
             Row("fine-tuning on clean triplets (ceiling)", "continue-tiny", ("flawed=0",)),
             Row("NFT from a clean start", "nft-tiny", _NO_FINAL, start=CLEAN),
+            Row(f"best of {2 * CANDIDATES} of the start", None, candidates=2 * CANDIDATES),
             Row(f"NFT, then best of {CANDIDATES}", None, start="NFT"),
             # less guided than for a single edit: its edits differ more (validation)
             Row(f"reward-conditioned, best of {CANDIDATES}", None, start=_CONDITIONED, asked="?score_guidance=2"),
@@ -146,9 +148,9 @@ def measure(row: Row, seed: int, rows: Sequence[Row], options: argparse.Namespac
     else:
         folder.mkdir(parents=True, exist_ok=True)
         editor = load_editor(start + row.asked)
-        after = best_of(editor, seed, options)
+        after = best_of(editor, row.candidates, seed, options)
         passes = 1 if getattr(editor, "score_guidance", 1) == 1 else 2
-        edits = CANDIDATES * options.tasks
+        edits = row.candidates * options.tasks
         found = {"cost": {"scored": edits, "passes": passes * STEPS * edits}}
     found |= {"row": row.name, "recipe": row.recipe, "seed": seed}
     file.write_text(json.dumps({**found, "before": told(evaluation(before, options)), "after": told(after)}) + "\n")
@@ -208,10 +210,10 @@ def evaluation(editor: str, options: argparse.Namespace) -> Evaluation:
     return _EVALUATED[editor]
 
 
-def best_of(editor: Editor, seed: int, options: argparse.Namespace) -> Evaluation:
+def best_of(editor: Editor, candidates: int, seed: int, options: argparse.Namespace) -> Evaluation:
     """Of each task's edits the one that the recommended reward likes best."""
     asked, reward = tasks(options), load_reward("recommended")
-    rounds = [round_of(editor, asked, f"best-of/{seed}/{number}") for number in range(CANDIDATES)]
+    rounds = [round_of(editor, asked, f"best-of/{seed}/{number}") for number in range(candidates)]
     chosen = []
     for task, images in zip(asked, zip(*rounds, strict=True), strict=True):
         scores = [score.overall if score.ok else -math.inf for score in reward.score([task.edit(i) for i in images])]
