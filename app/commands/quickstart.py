@@ -31,7 +31,7 @@ _DESCRIPTION = "GRPO on the recommended reward (judge, CLIP, pixels)"
 
 def quickstart(
     out: Annotated[Path | None, typer.Option(help="Folder for the run and report.html.")] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 3.5,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 4.0,
 ) -> None:
     """See the whole loop work: score edits, train the bundled editor on the scores, look at the result.
 
