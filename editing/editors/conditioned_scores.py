@@ -6,8 +6,8 @@ vector and 0.15 of the sixth. A score that is not said (NaN) has a vector of its
 - in the latent input: a shift of the source's latents, the same at every place, one number per channel;
 - in the attention: a token per score, added to the last tokens of the text, which hold padding unless the instruction
   fills them;
-- in the modulation, where the network has one that sees the pooled text (FLUX, SDXL): an addition to that. Every block
-  hears it at once, and so it is learned first.
+- in the modulation, where the network has one that sees the pooled text (FLUX, SDXL): an addition to that, which every
+  block hears.
 
 Feedback text is encoded by the editor's own text encoder and added to the text token by token. All ways end in a
 projection that starts at zero, so the editor starts exactly as it was, and without feedback nothing is added at all.
