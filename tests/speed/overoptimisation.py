@@ -1,13 +1,13 @@
 """The over-optimisation figure: what a judge says of an editor that trains on it, and what is true, by distance gone.
 
-    python tests/speed/overoptimisation.py --out runs/over --judges 300 800 --iterations 60
+    python tests/speed/overoptimisation.py --out runs/over --judges 64000 160000 --iterations 60
 
-Judges of three sizes of data: `--judges` are training steps (128 candidate edits each) of the recipe `tiny-judge`; the
-bundled one, which saw half a million edits, is the third. With each of them alone as the reward the bundled editor is
-trained with the recipe `nft-tiny`. Every few iterations its edits of the same validation tasks are scored by that judge
-and by the oracle, and the divergence from the start is taken (KL in nats, of the recipe's sampler). What is finished is
-kept, and the same command goes on where it was stopped. Writes `results.json`, and `overoptimisation.png` where
-matplotlib is installed.
+Judges of three sizes of data: `--judges` are candidate edits, 128 a step, that the recipe `tiny-judge` trains on after
+300 steps of looking at images; the bundled one, which saw half a million edits, is the third. With each of them alone
+as the reward the bundled editor is trained with the recipe `nft-tiny`. Every few iterations its edits of the same
+validation tasks are scored by that judge and by the oracle, and the divergence from the start is taken (KL in nats, of
+the recipe's sampler). What is finished is kept, and the same command goes on where it was stopped. Writes
+`results.json`, and `overoptimisation.png` where matplotlib is installed.
 (After Gao et al., "Scaling laws for reward model overoptimization", 2023, https://arxiv.org/abs/2210.10760.)
 """
 
@@ -36,6 +36,8 @@ from mmreward.reward import Reward
 from mmreward.training.checkpoint import latest_checkpoint
 
 EDITS_A_STEP = 128
+LOOK_STEPS = 300
+"""Steps of the recipe that ask nothing of the judge."""
 BUNDLED_EDITS = 492_544
 """What the bundled judge was trained on, by its card."""
 
@@ -74,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--judges", type=int, nargs="*", default=[300, 800], help="training steps of the smaller judges"
+        "--judges", type=int, nargs="*", default=[64_000, 160_000], help="candidate edits the smaller judges learn from"
     )
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--every", type=int, default=4, help="iterations from one look to the next")
@@ -83,7 +85,7 @@ def main() -> None:
     parser.add_argument("--only", help="name of one judge")
     parser.add_argument("--set", action="append", default=[], help="changes of the recipe nft-tiny, key=value")
     options = parser.parse_args()
-    found = [small(steps, options) for steps in options.judges if options.only in (None, f"judge-{steps}")]
+    found = [small(edits, options) for edits in options.judges if options.only in (None, f"judge-{edits}")]
     if options.only in (None, "bundled"):
         found.append(Judge("bundled", "vlm:tiny", BUNDLED_EDITS))
     for judge in found:
@@ -91,16 +93,18 @@ def main() -> None:
         write(options)
 
 
-def small(steps: int, options: argparse.Namespace) -> Judge:
-    """A judge from nothing, after so many steps."""
-    folder = options.out / f"judge-{steps}"
+def small(edits: int, options: argparse.Namespace) -> Judge:
+    """A judge from nothing, after so many edits."""
+    folder = options.out / f"judge-{edits}"
+    steps = LOOK_STEPS + edits // EDITS_A_STEP
     if not (folder / "model").is_dir():
         command = [sys.executable, "-m", "app.cli", "train", "tiny-judge", "--out", str(folder)]
         command += ["--set", f"loop.steps={steps}", "--set", f"dense_steps={steps}"]
+        command += ["--set", f"look_steps={LOOK_STEPS}"]
         if latest_checkpoint(folder) is not None:
             command.append("--resume")
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
-    return Judge(folder.name, f"vlm:{folder / 'model'}", steps * EDITS_A_STEP)
+    return Judge(folder.name, f"vlm:{folder / 'model'}", edits)
 
 
 def train(judge: Judge, options: argparse.Namespace) -> None:
