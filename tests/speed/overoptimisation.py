@@ -1,13 +1,13 @@
 """The over-optimisation figure: what a judge says of an editor that trains on it, and what is true, by distance gone.
 
-    python tests/speed/overoptimisation.py --out runs/over --judges 64000 160000 --iterations 60
+    python tests/speed/overoptimisation.py --out runs/over --judges 25600 64000 --iterations 60
 
 Judges of three sizes of data: `--judges` are candidate edits, 128 a step, that the recipe `tiny-judge` trains on after
 300 steps of looking at images; the bundled one, which saw half a million edits, is the third. With each of them alone
-as the reward the bundled editor is trained with the recipe `nft-tiny`. Every few iterations its edits of the same
-validation tasks are scored by that judge and by the oracle, and the divergence from the start is taken (KL in nats, of
-the recipe's sampler). What is finished is kept, and the same command goes on where it was stopped. Writes
-`results.json`, and `overoptimisation.png` where matplotlib is installed.
+as the reward the bundled editor is trained with the recipe `nft-tiny`, here on the overall and with AdamW. Every few
+iterations its edits of the same validation tasks are scored by that judge and by the oracle, and the divergence from
+the start is taken (KL in nats, of the recipe's sampler). What is finished is kept, and the same command goes on where
+it was stopped. Writes `results.json`, and `overoptimisation.png` where matplotlib is installed.
 (After Gao et al., "Scaling laws for reward model overoptimization", 2023, https://arxiv.org/abs/2210.10760.)
 """
 
@@ -40,6 +40,15 @@ LOOK_STEPS = 300
 """Steps of the recipe that ask nothing of the judge."""
 BUNDLED_EDITS = 492_544
 """What the bundled judge was trained on, by its card."""
+
+PLAIN = (
+    "data.kinds=[recolour, remove, add, move, background]",
+    "advantage.normalise=overall",
+    "advantage.parts=null",
+    "advantage.conjunction=null",
+    "loop.optimizer=adamw",
+)
+"""Changes of the recipe: the judge's one number is what is learned from, with AdamW."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--judges", type=int, nargs="*", default=[64_000, 160_000], help="candidate edits the smaller judges learn from"
+        "--judges", type=int, nargs="*", default=[25_600, 64_000], help="candidate edits the smaller judges learn from"
     )
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--every", type=int, default=4, help="iterations from one look to the next")
@@ -115,7 +124,7 @@ def train(judge: Judge, options: argparse.Namespace) -> None:
     looks = [f"evaluation.every={options.every}", f"evaluation.monitor_tasks={options.tasks}"]
     run = [f"loop.steps={options.iterations}", "loop.minutes=null", "loop.decay=constant", f"loop.seed={options.seed}"]
     roles = [f"roles.reward={judge.reward}", "roles.monitor=oracle", "roles.final=null"]
-    settings = read_recipe(find_recipe("nft-tiny"), [*roles, *looks, *run, *options.set])
+    settings = read_recipe(find_recipe("nft-tiny"), [*PLAIN, *roles, *looks, *run, *options.set])
     settings.pop("task")
     recipe = Recipe.model_validate(settings)
     reward = load_reward(judge.reward)
