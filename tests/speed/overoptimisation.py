@@ -170,19 +170,24 @@ def draw(curves: list[dict[str, Any]], file: Path) -> None:
     except ImportError:
         print(f"no figure: pip install matplotlib, and run this again for {file}")
         return
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.0), sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.4), sharey=True, squeeze=False)
+    lines = (("judge", "what the judge says", "o--", "#0072b2"), ("oracle", "what is true (oracle)", "s-", "#d55e00"))
     for panel, curve in zip(panels[0], curves, strict=True):
         looks = curve["looks"]
         x = [look["kl"] for look in looks]
-        panel.plot(x, [look["judge"] for look in looks], "--", color="#0072b2", label="what the judge says")
-        panel.plot(x, [look["oracle"] for look in looks], "-", color="#d55e00", label="oracle")
+        for key, label, style, colour in lines:
+            panel.plot(x, [look[key] for look in looks], style, color=colour, label=label, markersize=3, linewidth=1)
+            for place in (0, len(looks) // 2, -1):  # the way is not straight: say when
+                look = looks[place]
+                panel.annotate(look["step"], (look["kl"], look[key]), (2, 4), textcoords="offset points", fontsize=7)
         panel.set_title(f"judge of {curve['edits']:,} edits", fontsize=10)
-        panel.set_xlabel("KL from the start, nats")
+        panel.set_xlabel("KL from the start, nats (small numbers: iterations)", fontsize=8)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("mean overall")
-    panels[0][0].legend(fontsize=8, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file, dpi=150)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=9, loc="upper center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    figure.savefig(file, dpi=120)
 
 
 if __name__ == "__main__":
