@@ -5,8 +5,8 @@ without scores: the same triplets and judge labels, several shares of flawed tar
 
 Every run is one `mmreward train`; triplets of one share are scored and encoded once, for all methods and seeds. What is
 finished is kept, and the same command goes on where it was stopped. Success and oracle scores on test scenes with
-paired noise; then, on validation scenes, what comes out when lower scores are asked for (without guidance), when one
-score alone is low, and under more or less guidance. Writes `results.json` and prints the tables.
+paired noise; then, on validation scenes, what comes out when one score is asked for low and the others best (without
+guidance), and under more or less guidance. Writes `results.json` and prints the tables.
 """
 
 __all__ = ["main"]
@@ -32,8 +32,8 @@ from mmreward import load_reward
 from mmreward.score import DIMENSIONS
 from mmreward.training.checkpoint import latest_checkpoint
 
-LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-GUIDANCE = (1.0, 1.5, 2.0, 3.0)
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8)
+GUIDANCE = (2.0, 3.0)
 STEPS = 8
 
 
@@ -137,11 +137,12 @@ def asked(model: str, options: argparse.Namespace) -> dict[str, Any]:
     def found(wish: str) -> dict[str, Any]:
         return evaluation(f"{model}?{wish}", "validation", options.asked).summary()
 
-    return {
-        "all": {f"{level:g}": found(f"score_guidance=1&asked={level}") for level in LEVELS},
-        "one": {name: found(f"score_guidance=1&asked={name}:0.2") for name in DIMENSIONS},
-        "guidance": {f"{guidance:g}": found(f"score_guidance={guidance}") for guidance in GUIDANCE},
+    each = {
+        name: {f"{level:g}": found(f"score_guidance=1&asked={name}:{level}") for level in LEVELS} for name in DIMENSIONS
     }
+    best = found("score_guidance=1")
+    guided = {f"{guidance:g}": found(f"score_guidance={guidance}") for guidance in GUIDANCE}
+    return {"each": {name: {**levels, "1": best} for name, levels in each.items()}, "guidance": {"1": best, **guided}}
 
 
 def evaluation(editor: str, split: Literal["test", "validation"], count: int) -> Evaluation:
@@ -194,11 +195,16 @@ def obeyed(runs: list[dict[str, Any]], shares: Iterable[float]) -> list[str]:
         tables = [one["asked"] for one in runs if one["asked"] and one["flawed"] == share]
         if not tables:
             continue
-        wishes = [("all", f"{level:g}", f"all {level:g}") for level in LEVELS]
-        wishes += [("one", name, f"{name.replace('_', ' ')} 0.2") for name in DIMENSIONS]
-        wishes += [("guidance", f"{guidance:g}", f"best, guidance {guidance:g}") for guidance in GUIDANCE]
-        for kind, key, text in wishes:
-            found = [table[kind][key] for table in tables]
+        wishes = [
+            ([table["each"][name][f"{level:g}"] for table in tables], f"{name.replace('_', ' ')} {level:g}")
+            for name in DIMENSIONS
+            for level in LEVELS
+        ]
+        for guidance in (1, *GUIDANCE):
+            wishes.append(
+                ([table["guidance"][f"{guidance:g}"] for table in tables], f"the best, guidance {guidance:g}")
+            )
+        for found, text in wishes:
             numbers = [mean([one.get(name, math.nan) for one in found]) for name in ("overall", *DIMENSIONS)]
             success = mean([one["success"] for one in found])
             lines.append(f"| {share:.0%} | {text} | {success:.1%} | {' | '.join(f'{n:.3f}' for n in numbers)} |")
