@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from editing.fit import editor as editor_recipe
+from editing.fit import success
 from editing.fit import vae as vae_recipe
 from editing.fit.success import editor_success
 from editing.fit.tiny import EditorShape, VAEShape, tiny_clip_tokenizer, tiny_t5_tokenizer, tiny_vae
@@ -56,6 +57,16 @@ def test_exported_editor_loads_and_edits(trained):
     first, second = (editor_success(editor, tasks, steps=2, batch=size) for size in (4, 3))
     assert first.count == 4 and 0 <= first.success <= 1
     assert [t.overall for t in first.truths] == pytest.approx([t.overall for t in second.truths], nan_ok=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_editor_that_makes_nothing_readable(monkeypatch):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    monkeypatch.setattr(success, "candidates", lambda editor, sources, *args, **kwargs: [[noise] for _ in sources])
+    tasks = [World("validation", kinds=("add",)).task(index) for index in range(3)]
+    found = editor_success(None, tasks)
+    assert (found.count, found.unreadable, found.success) == (3, 3, 0)
+    assert np.isnan(found.overall) and np.isnan(found.overall_error)
 
 
 def test_stored_in_bfloat16_without_pickle(trained):
