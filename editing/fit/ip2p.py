@@ -29,7 +29,7 @@ from editing.fit.tiny_ip2p import UNetShape, tiny_ip2p_pipeline
 from editing.fit.triplets import KINDS, encoded_once, pixels, world_triplets
 from editing.fit.vae import load_vae
 from mmreward.shapes import Task, World
-from mmreward.training import FitResult, LoopConfig, Loss, fit, read_config
+from mmreward.training import ConfigError, FitResult, LoopConfig, Loss, fit, read_config
 
 if TYPE_CHECKING:
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
@@ -42,6 +42,8 @@ class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
     vae: str = "tiny"
     """Folder of a trained autoencoder, or of a pipeline that has one; "tiny": the bundled editor's."""
     shape: UNetShape = UNetShape()
+    start: str | None = None
+    """Folder of an editor to go on from; it brings its own autoencoder and shape. None starts from nothing."""
     loop: LoopConfig
     batch: int = 64
     triplets: int = 50_000
@@ -114,7 +116,8 @@ def _told(editor: "InstructPix2PixEditor", settings: IP2PRecipe, result: FitResu
         ),
         data=(
             f"{result.steps * settings.batch:,} samples of {settings.triplets:,} triplets of the train split "
-            f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose)"
+            f"({', '.join(settings.kinds)}; {settings.flawed:.0%} with a flawed target on purpose"
+            f"{'; continued from an earlier run' if settings.start else ''})"
         ),
         command="mmreward train tiny-ip2p",
         seconds=result.seconds,
@@ -125,6 +128,8 @@ def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
     """An untrained editor around the trained autoencoder."""
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 
+    if settings.start is not None:
+        return _started(settings.start)
     torch.manual_seed(settings.seed)
     pipeline = tiny_ip2p_pipeline(load_vae(settings.vae), world_words(), settings.shape)
     pipeline.set_progress_bar_config(disable=True)
@@ -136,6 +141,16 @@ def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
         max_area=64 * 64,
         steps=settings.steps,
     )
+
+
+def _started(folder: str) -> "InstructPix2PixEditor":
+    from editing.editors import load_editor
+    from editing.editors.instruct_pix2pix import InstructPix2PixEditor
+
+    editor = load_editor(folder)
+    if not isinstance(editor, InstructPix2PixEditor) or editor.is_xl:
+        raise ConfigError(f"start: {folder} is no InstructPix2Pix of the SD 1.5 form; this recipe trains nothing else")
+    return editor
 
 
 def _pair(settings: IP2PRecipe) -> tuple["InstructPix2PixEditor", IP2PTraining]:
@@ -188,7 +203,7 @@ def _batch(
     source[(drawn >= share) & (drawn < 3 * share)] = 0
     bar = table[timestep].view(-1, 1, 1, 1)
     signal, noise = bar.sqrt(), (1 - bar).sqrt()
-    wanted = eps if settings.shape.prediction == "epsilon" else signal * eps - noise * target
+    wanted = eps if editor.prediction == "epsilon" else signal * eps - noise * target
     noisy = signal * target + noise * eps
     return {"noisy": noisy, "source": source, "ids": ids, "timestep": timestep, "wanted": wanted}
 

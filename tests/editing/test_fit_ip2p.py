@@ -67,6 +67,18 @@ def test_plain_diffusers_edits_the_same(trained):
     assert np.allclose(editor.decode(final, condition).permute(0, 2, 3, 1).detach().numpy(), image, atol=1e-3)
 
 
+def test_training_goes_on_from_an_editor(recipe, trained, tmp_path):
+    start = str(trained / "model")
+    ip2p.run(
+        {**recipe, "start": start, "loop": {**recipe["loop"], "lr": 1e-9, "muon_lr": 1e-9}}, tmp_path, resume=False
+    )
+    before, after = (load_editor(str(folder / "model")).module.state_dict() for folder in (trained, tmp_path))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert "continued from an earlier run" in json.loads((tmp_path / "model" / "mmreward.json").read_text())["data"]
+    with pytest.raises(ConfigError, match="start: tiny is no InstructPix2Pix"):
+        ip2p.run({**recipe, "start": "tiny"}, tmp_path / "other", resume=False)
+
+
 def test_batches_depend_on_the_step_only_and_drop_conditions(recipe, trained):
     from safetensors.torch import load_file
 
@@ -83,16 +95,17 @@ def test_batches_depend_on_the_step_only_and_drop_conditions(recipe, trained):
 def test_v_prediction_holds_the_same_noise(recipe, trained):
     from safetensors.torch import load_file
 
-    triplets, editor = load_file(trained / "triplets.safetensors"), load_editor(str(trained / "model"))
+    triplets = load_file(trained / "triplets.safetensors")
     settings = [
         ip2p.IP2PRecipe(**{**recipe, "shape": {**recipe["shape"], "prediction": kind}})
         for kind in ("epsilon", "v_prediction")
     ]
-    epsilon, velocity = (ip2p._batch(chosen, editor, triplets, 0) for chosen in settings)
-    bar = editor.pipeline.scheduler.alphas_cumprod[velocity["timestep"]].view(-1, 1, 1, 1)
+    editors = [ip2p._editor(chosen) for chosen in settings]
+    assert [editor.prediction for editor in editors] == ["epsilon", "v_prediction"]
+    epsilon, velocity = (ip2p._batch(*pair, triplets, 0) for pair in zip(settings, editors, strict=True))
+    bar = editors[1].pipeline.scheduler.alphas_cumprod[velocity["timestep"]].view(-1, 1, 1, 1)
     eps = bar.sqrt() * velocity["wanted"] + (1 - bar).sqrt() * velocity["noisy"]
     assert torch.allclose(eps, epsilon["wanted"], atol=1e-5)
-    assert ip2p._editor(settings[1]).prediction == "v_prediction"
 
 
 def test_settings_are_checked(tmp_path):
