@@ -43,7 +43,8 @@ class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
     """Folder of a trained autoencoder, or of a pipeline that has one; "tiny": the bundled editor's."""
     shape: UNetShape = UNetShape()
     start: str | None = None
-    """Folder of an editor to go on from; it brings its own autoencoder and shape. None starts from nothing."""
+    """Folder of an editor to go on from; it brings its own autoencoder, shape, guidance and steps (options in its name
+    change the last two: "FOLDER?steps=4"). None starts from nothing."""
     loop: LoopConfig
     batch: int = 64
     triplets: int = 50_000
@@ -125,7 +126,7 @@ def _told(editor: "InstructPix2PixEditor", settings: IP2PRecipe, result: FitResu
 
 
 def _editor(settings: IP2PRecipe) -> "InstructPix2PixEditor":
-    """An untrained editor around the trained autoencoder."""
+    """The editor to go on from, or an untrained one around the trained autoencoder."""
     from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 
     if settings.start is not None:
