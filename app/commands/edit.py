@@ -22,7 +22,10 @@ def edit(
         typer.Argument(metavar="[INPUT]", help="A data set: JSONL, CSV or Parquet file, or a folder, as for `score`."),
     ] = None,
     editor: Annotated[
-        str, typer.Option("--editor", "-e", help="tiny (bundled), a folder of a FLUX Kontext pipeline, or a hub id.")
+        str,
+        typer.Option(
+            "--editor", "-e", help="tiny or tiny-ip2p (bundled), a folder of a diffusers pipeline, or a hub id."
+        ),
     ] = "tiny",
     source: Annotated[Path | None, typer.Option("--source", "-s", help="One image to edit.")] = None,
     instruction: Annotated[str | None, typer.Option("--instruction", "-i", help="What to do with it.")] = None,

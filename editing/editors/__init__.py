@@ -21,11 +21,13 @@ ADAPTERS = {
     "StableDiffusionXLInstructPix2PixPipeline": "editing.editors.instruct_pix2pix:InstructPix2PixEditor",
 }
 """Pipeline class named by a folder's model_index.json -> adapter."""
-BUNDLED = {"tiny": "tiny-editor"}
+BUNDLED = {"tiny": "tiny-editor", "tiny-ip2p": "tiny-ip2p"}
+"""Name of a bundled editor -> its folder among the bundled models."""
 
 
 def load_editor(spec: str, **options: Any) -> Editor:
-    """An editor by name: "tiny" (bundled), a folder with a diffusers pipeline, or a repository of the Hugging Face Hub.
+    """An editor by name: "tiny" or "tiny-ip2p" (bundled), a folder with a diffusers pipeline, or a repository of the
+    Hugging Face Hub.
 
     Options go to the adapter, from the call or from the name, where a recipe can give them:
     "owner/name?dtype=bfloat16&max_area=262144&park=cpu". `dtype`, `max_area`, `steps`, `guidance` and `park` are for

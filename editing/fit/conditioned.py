@@ -117,7 +117,7 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     if isinstance(method, ByScores):
         dropout = Dropout(method.dropped, method.no_feedback, settings.empty)
     module = _module(settings, editor, family, data)
-    held_out = HeldOut(settings.data.kinds, settings.data.seed, settings.checked, editor.default_steps)
+    held_out = HeldOut(settings.data.kinds, settings.checked, editor.default_steps)
     result = fit(
         module,
         Draw(data, method.weights(data.overall), family, dropout, settings.batch, settings.seed),

@@ -60,7 +60,7 @@ class EditorRecipe(BaseModel, extra="forbid", frozen=True):
 
     @property
     def held_out(self) -> HeldOut:
-        return HeldOut(self.kinds, self.seed, self.checked, self.steps)
+        return HeldOut(self.kinds, self.checked, self.steps)
 
 
 class EditorTraining(nn.Module):

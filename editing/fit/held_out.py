@@ -19,10 +19,9 @@ from mmreward.training import Checkpoint, load_checkpoint
 
 @dataclass(frozen=True)
 class HeldOut:
-    """`count` validation scenes of some kinds of instruction, edited in `steps` steps."""
+    """`count` validation scenes of some kinds of instruction, edited in `steps` steps; the same for all seeds."""
 
     kinds: tuple[str, ...]
-    seed: int
     count: int
     steps: int
 
@@ -62,7 +61,7 @@ class HeldOut:
         return on_log
 
     def _world(self) -> World:
-        return World("validation", seed=self.seed, kinds=self.kinds)
+        return World("validation", kinds=self.kinds)
 
 
 def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
 
     @property
     def held_out(self) -> HeldOut:
-        return HeldOut(self.kinds, self.seed, self.checked, self.steps)
+        return HeldOut(self.kinds, self.checked, self.steps)
 
 
 class IP2PTraining(nn.Module):

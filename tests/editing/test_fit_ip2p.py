@@ -9,9 +9,11 @@ from PIL import Image
 
 from editing.editors import load_editor
 from editing.fit import ip2p
+from editing.fit.success import editor_success
 from editing.fit.tiny import VAEShape, tiny_vae
 from editing.rollout import rollout
 from editing.transition import ODE
+from mmreward.shapes import World
 from mmreward.training import ConfigError
 
 
@@ -111,3 +113,14 @@ def test_v_prediction_holds_the_same_noise(recipe, trained):
 def test_settings_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'flawd'; did you mean 'flawed'"):
         ip2p.run({"flawd": 0.3, "loop": {"steps": 1, "lr": 1e-3}}, tmp_path, resume=False)
+
+
+def test_bundled_one_does_what_it_is_told():
+    """Removing and painting backgrounds, what it does best (68 and 80 %); without guidance hardly half of it."""
+    world = World("validation", kinds=("remove", "background"))
+    editor = load_editor("tiny-ip2p")
+    measured = editor_success(editor, [world.task(index) for index in range(32)])
+    assert measured.success >= 0.5 and measured.unreadable == 0
+    assert (editor.prediction, editor.guidance, editor.image_guidance) == ("v_prediction", 2.0, 1.5)
+    kontext = load_editor("tiny").pipeline.vae.state_dict()
+    assert all(torch.equal(kontext[name], value) for name, value in editor.pipeline.vae.state_dict().items())

@@ -19,7 +19,7 @@ from mmreward.shapes import World
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("editor", nargs="?", default="tiny", help="tiny, or a folder")
+    parser.add_argument("editor", nargs="?", default="tiny", help="tiny, tiny-ip2p, or a folder")
     parser.add_argument("--against", help="another editor, for the paired difference")
     parser.add_argument("--split", default="validation", choices=["validation", "test"])
     parser.add_argument("--count", type=int, default=512)
