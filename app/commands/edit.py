@@ -88,10 +88,12 @@ def edit(
         total, work = 1, _of_image(source, instruction)
         described = f"{source}: {instruction}"
 
+    from app.quiet import quiet
     from editing.editors import load_editor
     from editing.produce import Settings, produce
     from mmreward.reward import load_reward
 
+    quiet()
     console = Console(stderr=True)
     with console.status(f"loading {editor}"):
         loaded = load_editor(editor, device=device or _best_device())
