@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from editing.attention import training_attention
 from editing.data import Task
 from editing.dryrun_network import blocks, count, measure, size_of, trained
 from editing.dryrun_place import Place
@@ -125,8 +125,7 @@ def _context(recipe: Recipe, device: torch.device) -> Callable[[], ExitStack]:
     def enter() -> ExitStack:
         stack = ExitStack()
         stack.enter_context(autocast(device, recipe.loop.autocast))
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(training_attention(device))
         return stack
 
     return enter

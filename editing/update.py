@@ -14,17 +14,17 @@ __all__ = ["Updater"]
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editing.advantage import Advantages
 from editing.algorithms.algorithm import Algorithm
 from editing.anchor import Anchor
+from editing.attention import training_attention
 from editing.collect import Batch
 from editing.editors.editor import Editor
 from editing.examples import examples
@@ -144,9 +144,8 @@ class Updater:
             yield
 
     def _attention(self) -> AbstractContextManager[None]:
-        # On a CPU the backward pass of fused attention takes longer than plain products. Forward and backward pass must
-        # agree on it, for gradient checkpointing computes the former again in the latter.
-        return sdpa_kernel(SDPBackend.MATH) if self.accelerator.device.type == "cpu" else nullcontext()
+        # Forward and backward pass must agree on it: gradient checkpointing computes the former again in the latter.
+        return training_attention(self.accelerator.device)
 
     def _descend(self, total: float, fraction: float) -> float:
         loop = self.loop

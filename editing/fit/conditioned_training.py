@@ -9,13 +9,12 @@ nobody gives any. Editors that are guided by leaving out the instruction or the 
 __all__ = ["Batch", "ConditionedTraining", "Draw", "Dropout", "loss", "worst_scores"]
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from editing.attention import training_attention
 from editing.editors.conditioned import Conditioned
 from editing.editors.editor import Condition
 from editing.editors.pipeline import PipelineEditor
@@ -137,8 +136,7 @@ class ConditionedTraining(nn.Module):
 
 def loss(module: nn.Module, batch: Batch) -> Loss:
     """Mean of weight x squared error."""
-    # On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products are faster.
-    with sdpa_kernel(SDPBackend.MATH) if batch.x.device.type == "cpu" else nullcontext():
+    with training_attention(batch.x.device):
         errors = (module(batch) - batch.wanted).square().mean(dim=(1, 2))
     return Loss((batch.weights * errors).mean())
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from editing.attention import training_attention
 from editing.fit.export import Told, write_editor
 from editing.fit.held_out import HeldOut
 from editing.fit.tiny import EditorShape, tiny_pipeline, world_words
 from editing.fit.triplets import KINDS, Triplets, make_triplets
 from editing.fit.vae import load_vae
 from mmreward.shapes import World
-from mmreward.training import FitResult, LoopConfig, Loss, fit, read_config
+from mmreward.training import ConfigError, FitResult, LoopConfig, Loss, fit, read_config
 
 if TYPE_CHECKING:
     from editing.editors.kontext import KontextEditor
@@ -144,7 +144,8 @@ def _editor(settings: EditorRecipe) -> "KontextEditor":
 
     if settings.start is not None:
         started = load_editor(settings.start)
-        assert isinstance(started, KontextEditor)
+        if not isinstance(started, KontextEditor):
+            raise ConfigError(f"start: {settings.start} is no FLUX Kontext; this recipe trains nothing else")
         return started
     torch.manual_seed(settings.seed)
     pipeline = tiny_pipeline(load_vae(settings.vae), world_words(), settings.shape)
@@ -175,6 +176,5 @@ def _batch(settings: EditorRecipe, triplets: Triplets, step: int) -> dict[str, T
 
 
 def _loss(module: nn.Module, batch: dict[str, Tensor]) -> Loss:
-    # On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products are faster.
-    with sdpa_kernel(SDPBackend.MATH):
+    with training_attention(batch["noisy"].device):
         return Loss((module(batch) - batch["v"]).square().mean())

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from editing.attention import training_attention
 from editing.fit.export import Told, write_editor
 from editing.fit.held_out import HeldOut
 from editing.fit.tiny import world_words
@@ -43,8 +43,8 @@ class IP2PRecipe(BaseModel, extra="forbid", frozen=True):
     """Folder of a trained autoencoder, or of a pipeline that has one; "tiny": the bundled editor's."""
     shape: UNetShape = UNetShape()
     start: str | None = None
-    """Folder of an editor to go on from; it brings its own autoencoder, shape, guidance and steps (options in its name
-    change the last two: "FOLDER?steps=4"). None starts from nothing."""
+    """An editor to go on from ("tiny-ip2p" or a folder); it brings its own autoencoder, shape, guidance and steps
+    (options in its name change the last two: "FOLDER?steps=4"). None starts from nothing."""
     loop: LoopConfig
     batch: int = 64
     triplets: int = 50_000
@@ -79,8 +79,8 @@ class IP2PTraining(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The network's prediction, float32 [B, channels, h, w]."""
         seen = torch.cat([batch["noisy"], batch["source"]], dim=1)
-        # as plain products: the fused attention's backward pass takes three times as long on a CPU
-        with sdpa_kernel(SDPBackend.MATH):
+        # in here, not around the compiled module, which takes twice as long then
+        with training_attention(seen.device):
             text = self.text_encoder(batch["ids"])[0]
             return self.unet(seen, batch["timestep"], encoder_hidden_states=text, return_dict=False)[0].float()
 

@@ -115,6 +115,11 @@ def test_triplets_are_read_back(trained):
     assert (trained / "editor" / "triplets.safetensors").is_file()
 
 
+def test_training_goes_on_from_a_kontext_only(tmp_path):
+    with pytest.raises(ConfigError, match="start: tiny-ip2p is no FLUX Kontext"):
+        editor_recipe.run({"vae": "tiny", "start": "tiny-ip2p", "loop": LOOP}, tmp_path, resume=False)
+
+
 def test_settings_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'flawd'; did you mean 'flawed'"):
         editor_recipe.run({"vae": "x", "flawd": 0.3, "loop": LOOP}, tmp_path, resume=False)

@@ -110,6 +110,10 @@ def test_v_prediction_holds_the_same_noise(recipe, trained):
     assert torch.allclose(eps, epsilon["wanted"], atol=1e-5)
 
 
+def test_it_is_measured_on_the_same_scenes_whatever_the_seed(recipe):
+    assert ip2p.IP2PRecipe(**{**recipe, "seed": 7}).held_out == ip2p.IP2PRecipe(**recipe).held_out
+
+
 def test_settings_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'flawd'; did you mean 'flawed'"):
         ip2p.run({"flawd": 0.3, "loop": {"steps": 1, "lr": 1e-3}}, tmp_path, resume=False)
