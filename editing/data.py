@@ -55,7 +55,7 @@ class Task:
             image,
             criteria=self.criteria,
             mask=self.mask,
-            reference=self.target if with_target else None,
+            target=self.target if with_target else None,
             source_caption=self.source_caption,
             target_caption=self.target_caption,
             id=self.id,
@@ -114,9 +114,9 @@ class ShapesTasks:
 
 
 class FileTasks:
-    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `reference` or
-    `target`. Rows that lack something, and images that are not there, are refused before anything starts. Encoded
-    images that stand in the table itself (Parquet, Arrow) stay in memory; where they are many, let it name files.
+    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `target`. Rows
+    that lack something, and images that are not there, are refused before anything starts. Encoded images that stand in
+    the table itself (Parquet, Arrow) stay in memory; where they are many, let it name files.
     """
 
     def __init__(self, config: TaskConfig) -> None:
@@ -124,7 +124,7 @@ class FileTasks:
 
         assert config.file is not None
         self.file, self.seed, self.max_area = config.file, config.seed, config.max_area
-        rows = read_rows(config.file, config.map, needs=("instruction", "source"), instead={"reference": "target"})
+        rows = read_rows(config.file, config.map, needs=("instruction", "source"))
         self.rows = list(rows)
         if wrong := [(row, what) for row in self.rows if (what := _wrong(row))]:
             row, what = wrong[0]
@@ -149,7 +149,7 @@ class FileTasks:
             instruction=row.instruction,
             source_caption=texts.get("source_caption"),
             target_caption=texts.get("target_caption"),
-            target=row.images.get("reference"),
+            target=row.images.get("target"),
             mask=row.images.get("mask"),
             criteria=texts.get("criteria"),
             meta=dict(row.meta),
@@ -174,7 +174,7 @@ def _wrong(row: "Row") -> str | None:
         return row.error
     if not row.instruction.strip():
         return "the instruction is empty"
-    for name in ("source", "reference", "mask"):
+    for name in ("source", "target", "mask"):
         image = row.images.get(name)
         if isinstance(image, str | Path) and not Path(image).is_file():
             return f"{name} image {str(image)!r} not found"

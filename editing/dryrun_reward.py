@@ -29,10 +29,8 @@ _DIMS = ("instruction_following", "preservation", "quality")
 _TWO_STEPS = ("checklist", "entities")
 
 
-class _Absent:
+class _Absent(Reward):
     """A reward that is not on this machine, for what can be said of it all the same."""
-
-    is_differentiable = False
 
     def __init__(self, name: str, dims: Sequence[str]) -> None:
         self.name, self.dims = name, tuple(dims)

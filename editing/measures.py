@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 _VISIBLE = 0.06
 """Difference of a pixel, in [0, 1] and over 3x3 means, from which on it counts as changed: the one by which the reward
-`pixels` finds the region of a reference."""
+`pixels` finds the region of a target."""
 _UNTOUCHED = 0.005
 """Largest changed share of the image in a copy of the source. On 96 validation tasks of the shapes world a source that
 went through the bundled editor's autoencoder changes at most 0.0046 of it, a right answer at least 0.0098."""

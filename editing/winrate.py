@@ -24,11 +24,10 @@ from mmreward.reward import Reward
 from mmreward.score import Score
 
 
-class WinRates:
+class WinRates(Reward):
     """`overall` is the share of comparisons that an edit wins inside its group, in [0, 1]; a tie counts half."""
 
     dims: tuple[str, ...] = ("win_rate",)
-    is_differentiable = False
 
     def __init__(self, comparer: Comparer, rivals: int | None = None, name: str = "win rate") -> None:
         self.comparer, self.rivals, self.name = comparer, rivals, name

@@ -5,7 +5,7 @@
 >>> score, = load_reward("vlm:tiny").score([edit])
 """
 
-__all__ = ["Combination", "Edit", "ImageError", "Reward", "Score", "Spread", "load_reward"]
+__all__ = ["Combination", "Edit", "Failure", "ImageError", "Reward", "Score", "Spread", "load_reward"]
 
 __version__ = "0.1.0"
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from mmreward.combine import Combination
     from mmreward.edit import Edit, ImageError
     from mmreward.reward import Reward, load_reward
-    from mmreward.score import Score, Spread
+    from mmreward.score import Failure, Score, Spread
 
 _WHERE = {
     "Combination": "combine",
     "Edit": "edit",
+    "Failure": "score",
     "ImageError": "edit",
     "Reward": "reward",
     "Score": "score",

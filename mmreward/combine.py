@@ -143,10 +143,8 @@ class Member:
     optional: bool = False
 
 
-class Combination:
+class Combination(Reward):
     """Several rewards as one; `overall` is what the method of the combination makes of members and dimensions."""
-
-    is_differentiable = False
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mmreward.score import Status
 
 ImageLike = Image.Image | str | os.PathLike[str] | bytes
-ImageName = Literal["source", "edited", "mask", "reference"]
+ImageName = Literal["source", "edited", "mask", "target"]
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for a suspicious image (a quarter of a gigabyte as RGB)."""
@@ -50,7 +50,8 @@ class Edit:
     """One edit to be scored. Immutable; two edits are the same edit when their `key` agrees.
 
     `mask` is white where the edit may change the image and black where it may not. `criteria` says in words what this
-    row requires. `reference` is a known good result. `meta` travels with the edit and influences nothing.
+    row requires. `target` is a known good result, `inputs` are further input images of an edit that has several. `meta`
+    travels with the edit and influences nothing.
     """
 
     instruction: str
@@ -58,7 +59,8 @@ class Edit:
     edited: ImageLike
     criteria: str | None = field(default=None, kw_only=True)
     mask: ImageLike | None = field(default=None, kw_only=True)
-    reference: ImageLike | None = field(default=None, kw_only=True)
+    target: ImageLike | None = field(default=None, kw_only=True)
+    inputs: Sequence[ImageLike] = field(default=(), kw_only=True)
     source_caption: str | None = field(default=None, kw_only=True)
     target_caption: str | None = field(default=None, kw_only=True)
     id: str | None = field(default=None, kw_only=True)
@@ -69,6 +71,9 @@ class Edit:
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "instruction" or value is not None):
                 raise TypeError(f"Edit.{name} must be a string, got {type(value).__name__}")
+        if isinstance(self.inputs, Image.Image | str | os.PathLike | bytes):
+            raise TypeError("Edit.inputs must be a list of images, got a single one; write [image]")
+        object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "meta", dict(self.meta or {}))
 
     @cached_property
@@ -86,6 +91,10 @@ class Edit:
             self._images[name] = _open_source(value) if name == "source" else open_image(value, name)
         return self._images[name]
 
+    def input_images(self) -> list[Image.Image]:
+        """`inputs` as 8-bit RGB. Raises `ImageError`."""
+        return [open_image(value, f"input {number}") for number, value in enumerate(self.inputs, 1)]
+
     @cached_property
     def group(self) -> str:
         """Name of the group of candidates that this edit belongs to: source pixels and instruction."""
@@ -94,9 +103,9 @@ class Edit:
     @cached_property
     def key(self) -> str:
         """Name of everything that a reward can see: equal keys, equal scores. Never the id, meta or a path."""
-        optional = [self.image(name) if self.has(name) else None for name in ("mask", "reference")]
+        optional = [self.image(name) if self.has(name) else None for name in ("mask", "target")]
         texts = [self.source_caption, self.target_caption, self.criteria]
-        return _digest(self.group, self.image("edited"), *optional, *texts)
+        return _digest(self.group, self.image("edited"), *optional, *texts, *self.input_images())
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:

@@ -42,13 +42,27 @@ class Reward(Protocol):
     """Scores edits. The class docstring of a reward says what its `overall` is.
 
     `score` returns one `Score` per edit, in order, and never raises for a bad row: that row's score has a status.
+    A class that inherits from this one overrides what differs.
     """
 
     name: str
     dims: tuple[str, ...]
 
     @property
-    def is_differentiable(self) -> bool: ...
+    def is_differentiable(self) -> bool:
+        """Whether `tensor` gives the overall with a gradient."""
+        return False
+
+    @property
+    def needs_group(self) -> bool:
+        """Whether an edit's score depends on the others of its group (consecutive edits of equal `Edit.group`), so that
+        a group must reach `score` whole."""
+        return False
+
+    @property
+    def has_overall(self) -> bool:
+        """Whether scores have an `overall`; False: dimensions only."""
+        return True
 
     def score(self, edits: Sequence[Edit]) -> list[Score]: ...
 
@@ -63,6 +77,10 @@ def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
         return _from_text(str(spec).strip())
     if isinstance(spec, Reward):
         return spec
+    if hasattr(spec, "score"):
+        names = ("name", "dims", "is_differentiable", "needs_group", "has_overall")
+        lacks = ", ".join(name for name in names if not hasattr(spec, name))
+        raise ValueError(f"{type(spec).__name__} is no Reward: it has no {lacks}; inherit from mmreward.Reward")
     raise ValueError(f"a reward is a name, a YAML path or a mapping, got {type(spec).__name__}")
 
 

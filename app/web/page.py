@@ -118,7 +118,7 @@ class Page:
         if found is None:
             return "Pick an example, or add a source and edited images of your own."
         return [
-            Edit(instruction, e.source, e.edited, mask=e.mask, reference=e.reference, id=e.id, **texts)  # type: ignore[arg-type]
+            Edit(instruction, e.source, e.edited, mask=e.mask, target=e.target, id=e.id, **texts)  # type: ignore[arg-type]
             for e in found.edits[:MOST_EDITS]
         ]
 

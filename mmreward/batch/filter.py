@@ -60,7 +60,7 @@ def _inside(row: Row) -> Iterator[str]:
 def _columns(row: Row, kept: bool, folder: Path) -> dict[str, Any]:
     texts = {name: row.texts[name] for name in TEXT_FIELDS if name in row.texts}
     images = {
-        "target" if name == "edited" else name: _place(row.images[name], folder)
+        "target" if name == "edited" and "target" not in row.images else name: _place(row.images[name], folder)
         for name in IMAGE_FIELDS
         if name in row.images
     }

@@ -8,9 +8,11 @@
 - a dataset folder: Parquet shards, or what `save_to_disk` writes (`mmreward.batch.shards`); a pattern such as
   `FOLDER/data/train-*.parquet` names several files of one table.
 - `<id>/` folders: each with `instruction.txt`, `source.*` and edited images of any other name (one row each);
-  `mask.*`, `reference.*`, `criteria.txt`, `source_caption.txt` and `target_caption.txt` where there are any. Where no
-  edited image is asked for there is one row a folder, and `target.*` serves as the reference too.
+  `mask.*`, `target.*`, `criteria.txt`, `source_caption.txt` and `target_caption.txt` where there are any. Where no
+  edited image is asked for there is one row a folder; where there is none, `target.*` is the edited image.
 - a folder with `edits.jsonl`, `edits.csv` or `edits.parquet`: that file.
+
+A column or file called `reference`, the older name of `target`, is read as that where there is no `target`.
 
 Files are read row by row, twice: for their columns and their number, then for the rows.
 """
@@ -33,6 +35,7 @@ Records = Callable[[Path], Iterator[dict[str, Any] | str]]
 """Yields records, or for a row that cannot be read what is wrong with it."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2")
+_OLDER_NAMES = {"target": "reference"}
 _TEXT_FILES = ("instruction", "criteria", "source_caption", "target_caption")
 
 
@@ -132,7 +135,13 @@ def _columns(path: Path, names: Sequence[str], read: _Reading) -> dict[str, str]
             raise ValueError(f"--map {field}={column}: {path.name}: {unknown('column', column, names)}")
     stand_in = {field: column for field, column in read.instead.items() if field not in names and column in names}
     mapping = {**stand_in, **read.mapping}
-    columns = {field: mapping.get(field, field) for field in FIELDS if mapping.get(field, field) in names}
+    # A column that stands for another field is not read as its own as well: the target that is scored as an edit must
+    # not say what the edit is measured on.
+    free = [name for name in names if name not in mapping.values()]
+    for field, older in _OLDER_NAMES.items():
+        if field not in mapping and field not in free and older in free:
+            mapping[field] = older
+    columns = {field: mapping.get(field, field) for field in FIELDS if field in mapping or field in free}
     missing = [field for field in read.needs if field not in columns]
     if missing:
         raise ValueError(
@@ -199,7 +208,7 @@ def _find(folder: Path, stem: str) -> Path | None:
 
 
 def _edited(folder: Path) -> list[Path]:
-    return [file for file in _images(folder) if file.stem not in ("source", "mask", "reference")]
+    return [file for file in _images(folder) if file.stem not in ("source", "mask", "target", "reference")]
 
 
 def _each(folders: Sequence[Path], needs_edited: bool) -> Iterator[Row]:
@@ -213,12 +222,15 @@ def _each(folders: Sequence[Path], needs_edited: bool) -> Iterator[Row]:
         if "instruction" not in texts:
             yield Row(folder.name, error=f"{folder / 'instruction.txt'} not found")
             continue
-        images = {name: file for name in ("source", "mask", "reference") if (file := _find(folder, name))}
+        images = {name: file for name in ("source", "mask", "target") if (file := _find(folder, name))}
+        if "target" not in images and (older := _find(folder, "reference")):
+            images["target"] = older
         if not needs_edited:
-            target = images.get("reference") or _find(folder, "target")
-            yield Row(folder.name, texts, images | ({"reference": target} if target else {}))
+            yield Row(folder.name, texts, images)
             continue
         edited = _edited(folder)
+        if not edited and "target" in images:
+            edited = [images.pop("target")]
         if not edited:
             yield Row(folder.name, error=f"no edited image in {folder}")
         for file in edited:

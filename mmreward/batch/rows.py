@@ -9,7 +9,7 @@ from typing import Any
 
 from mmreward.edit import Edit, ImageLike
 
-IMAGE_FIELDS = ("source", "edited", "mask", "reference")
+IMAGE_FIELDS = ("source", "edited", "mask", "target")
 TEXT_FIELDS = ("instruction", "criteria", "source_caption", "target_caption")
 FIELDS = ("id", *TEXT_FIELDS, *IMAGE_FIELDS)
 """What a column can be mapped to; all other columns go to `meta`."""

@@ -18,7 +18,7 @@ from mmreward.edit import Edit, ImageError
 from mmreward.judge.backends.backend import Backend
 from mmreward.judge.way import Group, PairWay, Way
 from mmreward.preference import Pair, Preference
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.score import Score
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["JudgeReward"]
 Told = TypeVar("Told", Score, Preference)
 
 
-class JudgeReward:
+class JudgeReward(Reward):
     """`overall`, `dims`, `raw`, `spread` and `rationale` are those of its way of judging (`mmreward.judge.ways`).
 
     `name` is the reward's, `model` the judge's. `known_for` is the domain that the model was made for, `domain` the one

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from mmreward.domain import ANY, DOMAINS, check
 from mmreward.edit import Edit, ImageError
 from mmreward.monotone import MonotoneMap
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.rewards.clip_cosines import Cosines, cosines
 from mmreward.score import Score
 
@@ -87,7 +87,7 @@ def _device(asked: str | None) -> str:
         raise ValueError(f"option device of 'clip': {asked!r} cannot be used ({error})") from None
 
 
-class ClipReward:
+class ClipReward(Reward):
     """`overall` is instruction following x (0.6 + 0.4 preservation), both from cosines of embeddings; see the module.
 
     `raw` holds the numbers before the maps, by the names of `clip_cosines`, and `no_edit` (1.0) for an edit that

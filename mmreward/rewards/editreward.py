@@ -33,7 +33,7 @@ from mmreward.judge.checkpoints.texts import Texts, read_texts
 from mmreward.judge.checkpoints.weights import find_weights
 from mmreward.judge.options import take_choice, take_whole
 from mmreward.judge.prompt import Piece
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale
 from mmreward.score import Score, Spread
 
@@ -114,14 +114,13 @@ def load(model: str = "", **options: str) -> EditRewardReward:
     return EditRewardReward(head, texts, name=model, pool=pool, scale=scale, batch=batch)
 
 
-class EditRewardReward:
+class EditRewardReward(Reward):
     """`overall` is the pooled mu through a logistic map, each dimension its own head's mu through the same map.
 
     `raw` has `mu` and `sigma`, pooled and for each dimension; `spread` is the pooled sigma's ("head").
     """
 
     dims = tuple(HEADS)
-    is_differentiable = False
 
     def __init__(
         self,

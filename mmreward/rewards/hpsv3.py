@@ -27,7 +27,7 @@ from mmreward.judge.checkpoints.texts import Texts, package_folder, read_texts
 from mmreward.judge.checkpoints.weights import find_weights
 from mmreward.judge.options import take_choice, take_whole
 from mmreward.judge.prompt import Piece
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of
 from mmreward.score import Score, Spread, Status
 
@@ -66,14 +66,13 @@ def load(model: str = "", **options: str) -> Hpsv3Reward:
     return Hpsv3Reward(head, texts, name=model, scale=scale, batch=batch)
 
 
-class Hpsv3Reward:
+class Hpsv3Reward(Reward):
     """`overall` is mu through a logistic map. `raw` has `mu` and `sigma`, `spread` is sigma's ("head").
 
     One dimension, `preference`: the picture and its agreement with the text in one number.
     """
 
     dims = ("preference",)
-    is_differentiable = False
 
     def __init__(self, model: HeadModel, texts: Texts, *, name: str, scale: Scale = SCALE, batch: int = 32) -> None:
         self.model, self.texts, self.scale, self.batch = model, texts, scale, batch

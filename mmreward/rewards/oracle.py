@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from mmreward.edit import Edit, ImageError, fit
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.score import Score
 from mmreward.shapes import WORLD_VERSION, LanguageError, Reading, parse, read, truth
 
@@ -26,12 +26,11 @@ def load(model: str = "", **options: str) -> "OracleReward":
     return OracleReward()
 
 
-class OracleReward:
+class OracleReward(Reward):
     """`overall` = following x (0.6 + 0.4 preservation) x (0.5 + 0.5 quality); `raw` has success (0 or 1)."""
 
     name = "oracle"
     dims = ("instruction_following", "preservation", "quality")
-    is_differentiable = False
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         readable: dict[int, tuple[Image.Image, Image.Image]] = {}

@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 from mmreward.edit import Edit, ImageError
 from mmreward.judge.checkpoints.weights import complain, find_weights
 from mmreward.judge.options import take_choice, take_whole
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of
 from mmreward.score import Score, Status
 
@@ -99,14 +99,13 @@ def _processor(name: str) -> Any:
         raise ValueError(f"the processor {name!r} cannot be opened: {first}; name one with ?processor=") from None
 
 
-class PickScoreReward:
+class PickScoreReward(Reward):
     """`overall` is the raw score through a logistic map. `raw` has `pickscore` and the `cosine`.
 
     One dimension, `preference`: the picture and its agreement with the text in one number.
     """
 
     dims = ("preference",)
-    is_differentiable = False
 
     def __init__(
         self,

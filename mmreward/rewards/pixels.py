@@ -12,7 +12,7 @@ both averaged over 3x3 pixels so that resampling and JPEG noise count little;
     preservation = mean over p outside the region of exp(-(d(p) / 0.1)^2)
 
 a soft share of the pixels that kept their colour: 0.96 for d = 0.02 (5 of 255 levels), 0.37 for 0.1, 0 for 0.3. The
-region is what may change: the white part of the mask; else where the reference (a known good result) differs from the
+region is what may change: the white part of the mask; else where the target (a known good result) differs from the
 source by more than 0.06, widened by 2 % of the shorter side; else nothing (whole image). It never comes from the
 edit's own changes, which would let an edit choose what it is measured on. Where less than 1 % of the image lies
 outside, preservation is not measured.
@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmreward.edit import Edit, ImageError, fit
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.score import Score
 
 Array = NDArray[Any]
@@ -65,12 +65,11 @@ def load(model: str = "", **options: str) -> "PixelReward":
     return PixelReward()
 
 
-class PixelReward:
+class PixelReward(Reward):
     """`overall` is the geometric mean of preservation and quality. See the module for the formulas."""
 
     name = "pixels"
     dims = ("preservation", "quality")
-    is_differentiable = False
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         return [self._score(edit) for edit in edits]
@@ -86,7 +85,7 @@ class PixelReward:
 
     def _measure(self, edit: Edit, provenance: dict[str, Any]) -> Score:
         images = {"source": edit.image("source"), "edited": edit.image("edited")}
-        images |= {name: edit.image(name) for name in ("mask", "reference") if edit.has(name)}
+        images |= {name: edit.image(name) for name in ("mask", "target") if edit.has(name)}
         size = images["source"].size
         for name, image in images.items():
             fitted = fit(image, size)
@@ -102,7 +101,7 @@ class PixelReward:
         arrays = {name: np.asarray(image, np.float32) / 255 for name, image in images.items()}
         source, edited = arrays["source"], arrays["edited"]
 
-        provenance["region"], outside = _outside(source, arrays.get("mask"), arrays.get("reference"))
+        provenance["region"], outside = _outside(source, arrays.get("mask"), arrays.get("target"))
         difference = _difference(source, edited)
         share = float(outside.mean())
         raw = {"difference": float(difference.mean()), "outside_share": share}
@@ -121,14 +120,14 @@ class PixelReward:
         return Score(math.prod(dims.values()) ** (1 / len(dims)), dims, raw=raw, provenance=provenance)
 
 
-def _outside(source: Array, mask: Array | None, reference: Array | None) -> tuple[str, NDArray[np.bool_]]:
+def _outside(source: Array, mask: Array | None, target: Array | None) -> tuple[str, NDArray[np.bool_]]:
     """Where the image must not change, and what says so."""
     if mask is not None:
         return "mask", mask < 0.5
-    if reference is not None:
+    if target is not None:
         margin = max(1, round(_REGION_MARGIN * min(source.shape[:2])))
-        changed = (_difference(source, reference) > _REGION_THRESHOLD).astype(np.float32)
-        return "reference", _box(_box(changed, 2 * margin + 1, 0), 2 * margin + 1, 1) < 0.5 / (2 * margin + 1) ** 2
+        changed = (_difference(source, target) > _REGION_THRESHOLD).astype(np.float32)
+        return "target", _box(_box(changed, 2 * margin + 1, 0), 2 * margin + 1, 1) < 0.5 / (2 * margin + 1) ** 2
     return "whole image", np.ones(source.shape[:2], bool)
 
 

@@ -5,7 +5,7 @@
 d is the mean over pixels of the root mean square over channels. An untouched copy has progress 0 by definition, the
 target itself 1, and damage anywhere in the image takes away. It knows one good answer where there may be many (a shape
 moved by a pixel already costs something), so its level means little; a change of its mean over many tasks means much.
-That, and that nothing trains on it, makes it a monitor. The target is the edit's `reference`.
+That, and that nothing trains on it, makes it a monitor. The target is the edit's `target`.
 """
 
 __all__ = ["TargetReward", "load"]
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmreward.edit import Edit, ImageError, fit
-from mmreward.reward import unknown
+from mmreward.reward import Reward, unknown
 from mmreward.score import Score
 
 _LEAST_CHANGE = 0.001
@@ -31,12 +31,11 @@ def load(model: str = "", **options: str) -> "TargetReward":
     return TargetReward()
 
 
-class TargetReward:
+class TargetReward(Reward):
     """`overall` is the share of the way from source to target, in [0, 1]; `raw` has the progress uncut."""
 
     name = "target"
     dims = ("progress",)
-    is_differentiable = False
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         return [self._score(edit) for edit in edits]
@@ -44,14 +43,14 @@ class TargetReward:
     def _score(self, edit: Edit) -> Score:
         provenance = {"reward": self.name, "version": 1}
         try:
-            if not edit.has("reference"):
-                raise ImageError("the row has no reference image to compare with", "not_applicable")
+            if not edit.has("target"):
+                raise ImageError("the row has no target image to compare with", "not_applicable")
             source, target, edited = _pixels(edit)
         except ImageError as error:
             return Score.failed(error.status, error.message, provenance=provenance)
         way = _distance(source, target)
         if way < _LEAST_CHANGE:
-            why = "the reference is the source: there is nothing to reach"
+            why = "the target is the source: there is nothing to reach"
             return Score.failed("not_applicable", why, provenance=provenance)
         progress = 1 - _distance(edited, target) / way
         overall = max(progress, 0.0)
@@ -62,7 +61,7 @@ def _pixels(edit: Edit) -> list[np.ndarray]:
     """Source, target and edit as float arrays of the source's size."""
     source = edit.image("source")
     found = [np.asarray(source, np.float32) / 255]
-    for name in ("reference", "edited"):
+    for name in ("target", "edited"):
         image = edit.image(name)
         fitted = fit(image, source.size)
         if fitted is None:

@@ -14,13 +14,14 @@ from editing.data import Task
 from editing.recipe import AnchorConfig, Recipe
 from editing.roles import Roles
 from editing.trainer import Trainer
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 STEPS, LAST = 6, 2
 
 
-class Same:
-    name, dims, is_differentiable = "same", ("quality",), False
+class Same(Reward):
+    name, dims = "same", ("quality",)
 
     def score(self, edits):
         return [Score(0.5, {"quality": 0.5}) for _ in edits]

@@ -15,6 +15,7 @@ from editing.data import TaskConfig, load_tasks
 from editing.evaluation import Evaluation, compare, evaluate, sample
 from editing.grids import Row, grid
 from mmreward.config import ConfigError
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 
@@ -23,7 +24,7 @@ def test_shapes_tasks_are_deterministic_and_hide_the_target_from_the_reward():
     task, again = load_tasks(config).task(5), load_tasks(config).task(5)
     assert task.id == again.id and task.source.tobytes() == again.source.tobytes()
     assert task.source_caption and task.target_caption and task.meta["kind"] == "recolour"
-    assert not task.edit(task.source).has("reference") and task.edit(task.source, with_target=True).has("reference")
+    assert not task.edit(task.source).has("target") and task.edit(task.source, with_target=True).has("target")
     assert load_tasks(TaskConfig(split="train", kinds=("recolour",), seed=3)).task(5).id != task.id
 
 
@@ -31,7 +32,7 @@ def test_shapes_tasks_are_deterministic_and_hide_the_target_from_the_reward():
 def rows(tmp_path):
     for number in range(4):
         Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    lines = [{"id": f"r{n}", "text": f"make it {n}", "source": f"{n}.png", "reference": "0.png"} for n in range(4)]
+    lines = [{"id": f"r{n}", "text": f"make it {n}", "source": f"{n}.png", "target": "0.png"} for n in range(4)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -44,7 +45,7 @@ def test_a_file_is_dealt_whole_and_in_a_new_order_each_time_around(rows):
     orders = {tuple(tasks.task(4 * around + n).instruction for n in range(4)) for around in range(6)}
     assert len(orders) > 1
     assert len({tasks.task(index).id for index in range(24)}) == 24
-    assert first[0].edit(first[0].source, with_target=True).has("reference")
+    assert first[0].edit(first[0].source, with_target=True).has("target")
 
 
 def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
@@ -62,7 +63,7 @@ def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
     for line, message in (
         ('{"id": "r4", "text": "x"}', "source image missing"),
         ('{"id": "r4", "text": " ", "source": "1.png"}', "the instruction is empty"),
-        ('{"id": "r4", "text": "x", "source": "1.png", "reference": "9.png"}', "reference image .*9.png' not found"),
+        ('{"id": "r4", "text": "x", "source": "1.png", "target": "9.png"}', "target image .*9.png' not found"),
     ):
         rows.write_text("".join(part for part in lines.splitlines(True) if "2.png" not in part) + line + "\n")
         with pytest.raises(ConfigError, match=f"1 of 4 rows cannot be used; the first is row r4: .*{message}"):
@@ -70,9 +71,9 @@ def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
 
 
 def test_the_column_target_is_the_known_good_result(rows):
-    rows.write_text(rows.read_text().replace('"reference"', '"target"'))
+    rows.write_text(rows.read_text().replace('"target"', '"target"'))
     task = load_tasks(TaskConfig(file=rows, map={"instruction": "text"})).task(0)
-    assert task.edit(task.source, with_target=True).image("reference").getpixel((0, 0)) == (0, 0, 0)
+    assert task.edit(task.source, with_target=True).image("target").getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_folders_of_triplets(tmp_path):
@@ -83,7 +84,7 @@ def test_folders_of_triplets(tmp_path):
             Image.new("RGB", (8, 8), "red").save(tmp_path / name / f"{file}.png")
     tasks = load_tasks(TaskConfig(file=tmp_path))
     assert sorted(tasks.task(index).id for index in range(2)) == ["a", "b"]
-    assert tasks.task(0).edit(tasks.task(0).source, with_target=True).has("reference")
+    assert tasks.task(0).edit(tasks.task(0).source, with_target=True).has("target")
 
 
 RECORDS = [
@@ -131,7 +132,7 @@ def test_triplets_come_in_every_form(form, tmp_path):
         task = found[record["id"]]
         assert (task.instruction, task.criteria) == (record["instruction"], record["criteria"])
         assert task.source.size == tasks.size(row) == (20, 10)
-        red = task.edit(task.source, with_target=True).image("reference").getpixel((5, 5))
+        red = task.edit(task.source, with_target=True).image("target").getpixel((5, 5))
         assert red[0] > 250 and red[1] < 5
 
 
@@ -146,8 +147,8 @@ def test_evaluation_noise_is_paired(random_editor):
 
 
 def test_evaluation_counts_failures_and_never_invents(random_editor):
-    class Half:
-        name, dims, is_differentiable = "half", ("instruction_following",), False
+    class Half(Reward):
+        name, dims = "half", ("instruction_following",)
 
         def score(self, edits):
             ok = Score(0.75, {"instruction_following": 0.5}, raw={"success": 1.0})

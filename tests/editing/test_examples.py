@@ -16,6 +16,7 @@ from editing.trainer import Trainer, load_algorithm
 from mmreward.combine import Combination, Member, Weighted
 from mmreward.config import ConfigError, read_config, read_yaml
 from mmreward.preference import Preference
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 SMALL = {
@@ -27,10 +28,10 @@ SMALL = {
 }
 
 
-class Redness:
+class Redness(Reward):
     """The mean of the red channel; the edits whose numbers are in `fails` have no score."""
 
-    name, dims, is_differentiable = "redness", ("instruction_following",), False
+    name, dims = "redness", ("instruction_following",)
 
     def __init__(self, fails=()):
         self.fails = fails

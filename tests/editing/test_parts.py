@@ -8,11 +8,12 @@ from editing.advantage import AdvantageConfig
 from editing.parts import parts_of
 from mmreward.combine import from_mapping
 from mmreward.config import ConfigError
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 
-class Fixed:
-    name, dims, is_differentiable = "fixed", ("instruction_following", "quality"), False
+class Fixed(Reward):
+    name, dims = "fixed", ("instruction_following", "quality")
 
     def score(self, edits):
         return [Score(0.5, {"instruction_following": 0.5, "quality": 0.7}) for _ in edits]

@@ -9,13 +9,14 @@ from PIL import Image
 from editing.data import Task
 from editing.produce import Broken, Settings, produce
 from mmreward.batch import read_rows
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 
-class Redness:
+class Redness(Reward):
     """A reward that likes red; it cannot score the task called "odd"."""
 
-    name, dims, is_differentiable = "redness", ("quality",), False
+    name, dims = "redness", ("quality",)
 
     def score(self, edits):
         return [self._one(edit) for edit in edits]

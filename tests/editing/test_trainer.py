@@ -24,6 +24,7 @@ from editing.trainer import Trainer, run
 from editing.transition import rule_from
 from editing.weights import Policies, PolicyConfig
 from mmreward.config import ConfigError, read_config
+from mmreward.reward import Reward
 from mmreward.score import Score
 from mmreward.training import CheckpointError, Interrupted, TrainingError, load_checkpoint, read_log
 from mmreward.training.checkpoint import latest_checkpoint
@@ -31,10 +32,10 @@ from mmreward.training.checkpoint import latest_checkpoint
 ROLES = {"reward": "pixels", "monitor": "oracle"}
 
 
-class Redness:
+class Redness(Reward):
     """A reward that a few steps can raise: the mean of the red channel. `fails` says which edits have no score."""
 
-    name, dims, is_differentiable = "redness", ("instruction_following",), False
+    name, dims = "redness", ("instruction_following",)
 
     def __init__(self, fails=lambda number: False):
         self.fails, self.calls = fails, 0

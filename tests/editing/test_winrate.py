@@ -8,13 +8,14 @@ from editing.winrate import WinRates, judge_of
 from mmreward.config import ConfigError
 from mmreward.edit import Edit
 from mmreward.preference import Preference
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 
-class Larger:
+class Larger(Reward):
     """The edit with the greater number in `meta` wins; equal ones tie; the number 13 cannot be judged."""
 
-    name, dims, is_differentiable = "larger", (), False
+    name, dims = "larger", ()
 
     def __init__(self):
         self.pairs = []
@@ -72,8 +73,8 @@ def test_rivals_bound_the_comparisons_and_all_members_meet_as_many(members, riva
 
 
 def test_a_reward_that_cannot_compare_is_refused():
-    class Plain:
-        name, dims, is_differentiable = "plain", (), False
+    class Plain(Reward):
+        name, dims = "plain", ()
 
         def score(self, edits):
             return [Score(edit.meta["n"] / 10) for edit in edits]

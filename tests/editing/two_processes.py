@@ -30,6 +30,7 @@ from editing.recipe import Recipe
 from editing.roles import Roles
 from editing.trainer import Trainer
 from mmreward.config import ConfigError
+from mmreward.reward import Reward
 from mmreward.score import Score
 from mmreward.training import Interrupted, TrainingError
 
@@ -59,10 +60,10 @@ def recipe(base: dict, **policy) -> Recipe:
     return Recipe.model_validate({**settings, **base, "policy": {**base["policy"], **policy}})
 
 
-class Redness:
+class Redness(Reward):
     """The mean of the red channel; `before(calls)` is called before each scoring."""
 
-    name, dims, is_differentiable = "redness", ("instruction_following",), False
+    name, dims = "redness", ("instruction_following",)
 
     def __init__(self, before=lambda calls: None):
         self.before, self.calls = before, 0

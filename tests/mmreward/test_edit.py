@@ -140,7 +140,8 @@ def test_key_is_what_a_reward_sees_and_nothing_else():
     assert Edit(**base, id="7", meta={"editor": "a"}).key == edit.key
     changed = [
         {"instruction": "y"}, {"source": plain("green")}, {"edited": plain("green")}, {"mask": plain("white")},
-        {"reference": plain("white")}, {"criteria": "a"}, {"source_caption": "a"}, {"target_caption": "a"},
+        {"target": plain("white")}, {"inputs": [plain("white")]}, {"criteria": "a"}, {"source_caption": "a"},
+        {"target_caption": "a"},
         {"edited": plain("blue", (3, 4))},
     ]  # fmt: skip
     keys = [Edit(**{**base, **change}).key for change in changed]

@@ -7,14 +7,15 @@ from PIL import Image
 
 from mmreward import Edit, Score
 from mmreward.preference import Preference, compare_scores, comparer
+from mmreward.reward import Reward
 
 RED, BLUE = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
 
 
-class ByName:
+class ByName(Reward):
     """Scores an edit by the number in its instruction; negative is a failure."""
 
-    name, dims, is_differentiable = "by name", (), False
+    name, dims = "by name", ()
 
     def __init__(self):
         self.asked = 0

@@ -60,12 +60,11 @@ class Judge:
     edits: int
 
 
-class Both:
+class Both(Reward):
     """The oracle's score, with what the judge says as one of its dimensions: a monitor that sees both."""
 
     name = "both"
     dims = ("judge", "oracle")
-    is_differentiable = False
 
     def __init__(self, judge: Reward, oracle: Reward) -> None:
         self.judge, self.oracle = judge, oracle

@@ -9,13 +9,14 @@ from PIL import Image
 from app.cli import main
 from editing.data import TaskConfig, load_tasks
 from mmreward.batch.filter import best
+from mmreward.reward import Reward
 from mmreward.score import Score
 
 
-class Blueness:
+class Blueness(Reward):
     """The share of blue in the edited image, with feedback; the row `odd` is refused."""
 
-    name, dims, is_differentiable = "blueness", ("instruction_following",), False
+    name, dims = "blueness", ("instruction_following",)
 
     def score(self, edits):
         return [self.one(edit) for edit in edits]
@@ -79,7 +80,7 @@ def test_the_output_is_the_data_of_a_recipe(run, noisy, tmp_path):
     task = load_tasks(TaskConfig(file=tmp_path / "best.parquet")).task(0)
     assert task.instruction == "make it blue" and task.criteria == "all of it"
     assert task.meta["overall"] > 0.5 and task.meta["rationale"].startswith("blue is")
-    assert task.edit(task.source, with_target=True).image("reference").getpixel((0, 0))[2] >= 150
+    assert task.edit(task.source, with_target=True).image("target").getpixel((0, 0))[2] >= 150
 
 
 def test_all_rows_say_whether_they_are_kept(run, noisy, tmp_path):

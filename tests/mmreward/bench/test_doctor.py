@@ -7,6 +7,7 @@ import pytest
 
 from mmreward.bench.doctor import examine
 from mmreward.bench.doctor_reward import TASKS, reward_checks
+from mmreward.reward import Reward
 from mmreward.score import Score
 from mmreward.shapes import World
 
@@ -111,10 +112,10 @@ def test_a_model_that_is_not_listed_is_a_warning(judge):
     assert {check.name: check.status for check in examine(f"openai:{judge.url}#other")}["model"] == "warning"
 
 
-class Constant:
+class Constant(Reward):
     """A reward that does nothing right: it prefers what was not edited, forgets, and raises for a bad row."""
 
-    name, dims, is_differentiable = "constant", (), False
+    name, dims = "constant", ()
 
     def __init__(self):
         self.calls = 0
@@ -130,10 +131,10 @@ def test_a_reward_that_forgets_and_raises_is_found_out():
     assert found["bad rows"].status == "failed" and "ImageError" in found["bad rows"].found
 
 
-class Comparing:
+class Comparing(Reward):
     """A reward that ranks the edits of one source, by how much they changed; alone an edit has no rank."""
 
-    name, dims, is_differentiable = "comparing", (), False
+    name, dims = "comparing", ()
 
     def score(self, edits):
         good = [e for e in edits if e.instruction.strip() and e.edited != b"no image"]

@@ -56,23 +56,23 @@ def test_outside_the_mask():
     assert result.raw["outside_share"] == 0.5 and result.provenance["region"] == "mask"
 
 
-def test_the_reference_gives_the_region():
-    """The region is where the reference differs from the source: columns 14 (a third of the step is too little) and
+def test_the_target_gives_the_region():
+    """The region is where the target differs from the source: columns 14 (a third of the step is too little) and
     15 upwards, widened by one; 1 x 14 columns stay outside, and there the edit changed nothing.
     """
-    result = score(GREY, half_changed(), reference=half_changed())
-    assert result.dims["preservation"] == 1.0 and result.provenance["region"] == "reference"
+    result = score(GREY, half_changed(), target=half_changed())
+    assert result.dims["preservation"] == 1.0 and result.provenance["region"] == "target"
     assert result.raw["outside_share"] == pytest.approx(14 / 30)
 
 
 def test_an_edit_cannot_choose_its_region():
     """However the edit changes, what lies outside is the same, and a change there costs."""
-    reference = texture()
-    reference.paste((255, 0, 0), (0, 0, 20, 20))
-    honest = score(texture(), reference, reference=reference)
+    target = texture()
+    target.paste((255, 0, 0), (0, 0, 20, 20))
+    honest = score(texture(), target, target=target)
     shares = set()
     for seed in range(3):
-        elsewhere = score(texture(), texture(seed=seed + 1), reference=reference)
+        elsewhere = score(texture(), texture(seed=seed + 1), target=target)
         shares.add(elsewhere.raw["outside_share"])
         assert elsewhere.dims["preservation"] < honest.dims["preservation"] - 0.3
     assert shares == {honest.raw["outside_share"]}
@@ -138,7 +138,7 @@ def test_another_size_is_resized_within_two_percent_and_not_applicable_beyond():
     near = score(source, source.resize((102, 100)))
     assert near.ok and near.provenance["resized"] == {"edited": "102x100 to 100x100"}
     assert near.dims["preservation"] > 0.99
-    for name in ("edited", "mask", "reference"):
+    for name in ("edited", "mask", "target"):
         fields = {"edited": source, name: source.resize((110, 100))}
         far = score(source, **fields)
         assert far.status == "not_applicable" and f"{name} image is 110x100 and the source 100x100" in far.error
