@@ -30,6 +30,7 @@ __all__ = [
     "Weighted",
     "from_mapping",
     "from_yaml",
+    "with_overall",
 ]
 
 import math
@@ -262,6 +263,24 @@ def from_mapping(
 def from_yaml(path: Path) -> Combination:
     """Build a combination from a YAML file."""
     return from_mapping(read_yaml(path), str(path))
+
+
+def with_overall(reward: Reward, by: str | None = None) -> Reward:
+    """`reward` where one number is needed: as it is, or by the dimension `by` in place of its overall. Raises
+    ConfigError for a reward that has no overall where `by` is None, and for a dimension that it does not measure.
+    """
+    there = ", ".join(reward.dims) or "none"
+    if by is None:
+        if not reward.has_overall:
+            raise ConfigError(
+                f"{reward.name} measures dimensions and makes no one number of them; say which dimension counts: "
+                f"--by DIMENSION (by: in a recipe); it measures: {there}"
+            )
+        return reward
+    if by not in reward.dims:
+        raise ConfigError(f"--by {by}: {unknown('dimension of ' + reward.name, by, reward.dims)}")
+    name = f"{reward.name} by {by}"
+    return Combination(name, {"reward": Member(reward)}, Weighted(weights={by: 1.0}), {by: {"reward": 1.0}})
 
 
 def _plain_means(members: Mapping[str, Member]) -> dict[str, dict[str, float]]:
