@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmreward.score import Status
+from mmreward.score import Failure, Status
 
-__all__ = ["Answer", "LabelIds", "answers", "failed", "find_labels"]
+__all__ = ["Answer", "LabelIds", "answers", "failed", "failed_by", "find_labels"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class LabelIds:
 
 def failed(status: Status, error: str) -> Answer:
     return Answer(status=status, error=error)
+
+
+def failed_by(failure: Failure) -> Answer:
+    return Answer(status=failure.status, error=failure.error)
 
 
 def answers(probabilities: Tensor) -> list[Answer]:
