@@ -1,6 +1,7 @@
 """A vision-language model in this process as judge.
 
-    vlm:tiny                                             the bundled judge of the shapes world
+    vlm:tiny                                             the bundled judge of the shapes world; it was taught the ways
+                                                         expected, checklist and pairwise, and writes no text
     vlm:Qwen/Qwen2.5-VL-7B-Instruct                      any image-text-to-text model of the hub, or its folder
     vlm:FOLDER?question=my-questions.yaml&dtype=bfloat16
 
@@ -18,11 +19,14 @@ from __future__ import annotations
 
 __all__ = ["load"]
 
+from typing import TYPE_CHECKING
+
 from mmreward.domain import DOMAINS
 from mmreward.judge.options import take_choice, take_whole
-from mmreward.judge.reward import JudgeReward
-from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
+
+if TYPE_CHECKING:
+    from mmreward.judge.reward import JudgeReward
 
 OPTIONS = ("adapter", "device", "domain", "dtype", "layout", "min_pixels", "pixels", "revision", "tokens", "way")
 
@@ -30,7 +34,8 @@ OPTIONS = ("adapter", "device", "domain", "dtype", "layout", "min_pixels", "pixe
 def load(model: str = "", **options: str) -> JudgeReward:
     """`vlm:MODEL`: "tiny", a folder or a hub id.
 
-    Options: `way` (default expected) and those of the way, `adapter` (folder of a LoRA adapter, merged into the model),
+    Options: `way` (default expected; a model made for one domain, as "tiny" is, takes the ways that its card lists) and
+    those of the way, `adapter` (folder of a LoRA adapter, merged into the model),
     `device`, `dtype` (float32, bfloat16, float16; default float32 on a CPU), `revision` of a hub id, `pixels` and
     `min_pixels` (most and least pixels of an image), `tokens` (how many go through the model at once, default 8192),
     `layout` (packed, cached or plain; default the first that the model takes), `domain` ("any" insists on edits outside
@@ -38,8 +43,11 @@ def load(model: str = "", **options: str) -> JudgeReward:
     """
     if not model:
         raise ValueError("the reward 'vlm' needs a model, such as 'vlm:tiny' or 'vlm:Qwen/Qwen2.5-VL-7B-Instruct'")
+    # Imported here, because they import torch: what can be said at once is said before.
     from mmreward.judge.backends.folder import find_model
     from mmreward.judge.backends.transformers import DTYPES, LAYOUTS, TransformersBackend
+    from mmreward.judge.reward import judge_reward
+    from mmreward.judge.ways import load_way, way_options
 
     way_name = options.pop("way", "expected")
     known = (*OPTIONS, *way_options(way_name))
@@ -64,7 +72,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
         tokens=tokens,
         layout=layout,
     )
-    return JudgeReward(
+    return judge_reward(
         backend,
         way,
         name=f"vlm:{model}",
