@@ -52,8 +52,9 @@ from mmreward.config import ConfigError, read_config
 from mmreward.score import Score
 from mmreward.training import Interrupted
 from mmreward.training.checkpoint import refuse_to_overwrite
-from mmreward.training.compiled import compile_in_place
-from mmreward.training.loop import autocast, stop_signal
+from mmreward.training.compiled import COMPILING, compile_in_place, is_compiled
+from mmreward.training.loop import autocast
+from mmreward.training.stop import stop_signal
 
 _GRID_ROWS = 6
 
@@ -118,7 +119,9 @@ class Trainer:
     # ---- the run
 
     def fit(self, resume: bool) -> None:
-        """All iterations, with checkpoints; raises `Interrupted` after Ctrl-C."""
+        """All iterations, with checkpoints. Raises `Interrupted` after Ctrl-C, with a checkpoint, and KeyboardInterrupt
+        where there is nothing to save: in the first iteration, or at the second Ctrl-C.
+        """
         state, loop, every = self.state, self.recipe.loop, self.recipe.evaluation.every
         refuse_to_overwrite(self.folder, resume)
         resumed = states.restore(state, self.folder)
@@ -138,17 +141,26 @@ class Trainer:
             Journal(self.folder, self.recipe.trackers, last, self.on_log, speaks) as journal,
             stop_signal() as stop,
         ):
+            compiled = is_compiled(self.editor.module)
+            journal.progress(state.fraction, state.seconds, COMPILING if compiled else "the first iteration")
             if not resumed:
-                journal.write(self.monitor())
+                with stop.at_once():
+                    journal.write(self.monitor())
+            first, watched = state.iteration, not resumed
             while state.fraction < 1:
-                batch, entry = self.step()
+                with stop.at_once(state.iteration == first):
+                    batch, entry = self.step()
                 state.iteration += 1
                 agree()
                 if state.iteration % loop.log_every == 0:
                     journal.write({"step": state.iteration, "seconds": round(state.seconds, 2), **entry})
                 if state.iteration % every == 0:
                     self._draw(batch)
-                    journal.write(self.monitor())
+                    if compiled and not watched:
+                        self._save()
+                    with stop.at_once(compiled and not watched):  # its batches are of another shape: a minute
+                        journal.write(self.monitor())
+                    watched = True
                 text = f"iteration {state.iteration}  reward {entry['reward']:.3f}"
                 journal.progress(state.fraction, state.seconds, text)
                 stopping, saving = agree(stop.is_set())
