@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +74,8 @@ class Editor(Protocol):
     """Names of the linear layers in `module` that LoRA adapts (peft's `target_modules`)."""
     default_steps: int
     """Sampling steps when nobody says otherwise."""
+    predicts: Literal["velocity", "noise"]
+    """What the network predicts."""
 
     def edit_size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) of the edits of a source of this size: its bucket. Rows of one bucket can share a batch."""
