@@ -8,7 +8,8 @@ Each number becomes a curve named `kind/key`, one level deeper for mappings: tra
 monitor/overall. Text and missing numbers become none: a curve has a gap where there was no score. With an entry of the
 monitor goes the image grid of its iteration, where `grids/` has one. A resumed run goes on in its curves: TensorBoard
 and trackio find them by the folder, Weights & Biases by the id that is kept in `wandb-id.txt`. `log.jsonl` stays the
-record; nothing is read back from here. None of the three packages comes with this one; each is imported when a recipe names it.
+record; nothing is read back from here. None of the three packages comes with this one; each is imported when a recipe
+names it.
 """
 
 __all__ = ["TRACKERS", "Trackers", "curves"]
