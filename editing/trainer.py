@@ -17,9 +17,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from editing.measures import measures
 from editing.precision import Precision
 from editing.processes import Processes
 from editing.recipe import Recipe, load_algorithm
+from editing.rescue import saved_before_errors
 from editing.roles import Roles, check_roles, kinships, load_roles
 from editing.scoring import Scoring
 from editing.sharding import shard
@@ -51,10 +51,10 @@ from mmreward.config import ConfigError, read_config
 from mmreward.edit import Edit
 from mmreward.score import Score
 from mmreward.strict_json import dumps
-from mmreward.training import CheckpointError, Interrupted
-from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
-from mmreward.training.compiled import compile_in_place
-from mmreward.training.loop import stop_signal
+from mmreward.training import Interrupted
+from mmreward.training.checkpoint import refuse_to_overwrite
+from mmreward.training.compiled import COMPILING, compile_in_place, is_compiled
+from mmreward.training.stop import stop_signal
 
 _GRID_ROWS = 6
 
@@ -140,8 +140,9 @@ class Trainer:
     # ---- the run
 
     def fit(self, resume: bool) -> None:
-        """All iterations, with checkpoints; raises `Interrupted` after Ctrl-C. Before any other error ends the run,
-        what was trained is saved.
+        """All iterations, with checkpoints. Raises `Interrupted` after Ctrl-C, with a checkpoint, and KeyboardInterrupt
+        where there is nothing to save: in the first iteration, or at the second Ctrl-C. Before any other error ends the
+        run, what was trained is saved.
         """
         state, loop, every = self.state, self.recipe.loop, self.recipe.evaluation.every
         refuse_to_overwrite(self.folder, resume)
@@ -162,15 +163,21 @@ class Trainer:
             Journal(
                 self.folder, self.recipe.trackers, last, self.on_log, self.processes.main, self.needs.pairs is not None
             ) as journal,
-            self._saving(journal, last),
+            saved_before_errors(state, lambda: self.whole, self.folder, self.processes, journal.say),
             stop_signal() as stop,
         ):
+            compiled = is_compiled(self.editor.module)
+            journal.progress(state.fraction, state.seconds, COMPILING if compiled else "the first iteration")
             if not resumed:
                 self._begin(journal)
-            if self._lacks_evaluation(journal):
-                journal.write(self.monitor())
+            watched = state.iteration % every == 0 and not self._is_evaluated(journal)
+            if watched:
+                with stop.at_once():
+                    journal.write(self.monitor())
+            first = state.iteration
             while state.fraction < 1:
-                batch, entry = self.step()
+                with stop.at_once(state.iteration == first):
+                    batch, entry = self.step()
                 state.iteration += 1
                 agree()
                 self.whole = states.counters(state)
@@ -178,7 +185,11 @@ class Trainer:
                     journal.write({"step": state.iteration, "seconds": round(state.seconds, 2), **entry})
                 if state.iteration % every == 0:
                     self._draw(batch)
-                    journal.write(self.monitor())
+                    if compiled and not watched:
+                        self._save()
+                    with stop.at_once(compiled and not watched):  # its batches are of another shape: a minute
+                        journal.write(self.monitor())
+                    watched = True
                 text = f"iteration {state.iteration}  reward {entry['reward']:.3f}"
                 journal.progress(state.fraction, state.seconds, text)
                 stopping, saving = agree(stop.is_set())
@@ -187,7 +198,7 @@ class Trainer:
                     saved = time.monotonic()
                 if stopping:
                     raise Interrupted(self.folder, state.iteration)
-            if state.iteration % every and state.iteration != last:
+            if not self._is_evaluated(journal):
                 journal.write(self.monitor())
             self._save()
             journal.conclude()
@@ -207,44 +218,10 @@ class Trainer:
         if warnings:
             journal.write({"kind": "start", "step": 0, "warnings": warnings, "unreadable": left_out})
 
-    def _lacks_evaluation(self, journal: Journal) -> bool:
-        """Whether the evaluation that belongs to this iteration is not in the log: at the start, or after an error."""
-        iteration = self.state.iteration
-        there = any(entry.get("kind") == "monitor" and entry["step"] == iteration for entry in journal.entries())
-        return not self.processes.gather(there or iteration % self.recipe.evaluation.every != 0)[0]
-
-    @contextmanager
-    def _saving(self, journal: Journal, last: int | None) -> Iterator[None]:
-        """Before an error ends the run, a checkpoint of the last whole iteration is written, if there is none yet. The
-        first process writes it and asks nothing of the others, which may be gone; a network that lies in parts on all
-        of them cannot be saved so.
-        """
-        try:
-            yield
-        except (Interrupted, CheckpointError):
-            raise
-        except Exception:
-            iteration = self.state.iteration
-            if self.processes.main and iteration and latest_checkpoint(self.folder) != iteration:
-                journal.say(self._rescue())
-            raise
-
-    def _rescue(self) -> str:
-        """Saves what can be saved, and says what that is."""
-        state, before = self.state, self.whole
-        kept = f"what was trained since the last checkpoint in {self.folder} is lost"
-        if self.recipe.policy.shard:
-            return f"{kept}: the network lies in parts on several processes"
-        if not self.policies.finite():
-            return f"{kept}: its weights are not finite"
-        moved = state.updater.updates - before.values["updates"]
-        at = replace(before, values={**before.values, "updates": state.updater.updates}) if moved else before
-        try:
-            states.save(state, self.folder, self.processes, at, alone=True)
-        except CheckpointError as error:
-            return str(error)
-        part = f", with {moved} updates of the next" if moved else ""
-        return f"saved before the error: iteration {state.iteration}{part}, in {self.folder}; --resume goes on from it"
+    def _is_evaluated(self, journal: Journal) -> bool:
+        """Whether the log has an evaluation of this iteration; after an error it may lack one."""
+        found = (entry for entry in journal.entries() if entry.get("kind") == "monitor")
+        return bool(self.processes.gather(any(entry["step"] == self.state.iteration for entry in found))[0])
 
     def finish(self) -> Result:
         """The averaged weights become the editor's, are saved, and are measured once beside the starting weights."""

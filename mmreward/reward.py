@@ -87,7 +87,7 @@ def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
 def unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not known: says what there is, and suggests the nearest."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(got), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(got), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     there_is = f"There is: {', '.join(known)}." if known else "There is none."
     return ValueError(f"unknown {what} {got!r}.{hint} {there_is}")

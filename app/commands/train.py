@@ -18,7 +18,6 @@ __all__ = [
 ]
 
 import os
-import shlex
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -161,8 +160,7 @@ def _print(text: str) -> None:
 
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     """Check the task, keep the settings beside the results, and train."""
-    import yaml
-
+    from app.run_folder import run_folder
     from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
 
     task, recipe = _task_of(recipe)
@@ -170,11 +168,12 @@ def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
     module, _, function = TASKS[task].partition(":")
     run = getattr(import_module(module), function)
-    if _leads():
-        refuse_to_overwrite(folder, resume)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": task, **recipe}, sort_keys=False))
-    run(recipe, folder, resume)
+    if not _leads():
+        run(recipe, folder, resume)
+        return
+    refuse_to_overwrite(folder, resume)
+    with run_folder(folder, {"task": task, **recipe}):
+        run(recipe, folder, resume)
 
 
 def _leads() -> bool:
@@ -222,22 +221,23 @@ def train(
     settings = read_recipe(path, change or [], minutes)
 
     from app.quiet import quiet
-    from mmreward.training import CheckpointError, Interrupted, TrainingError
 
     quiet()
     if only_look:
         if not dry_run(settings, path.stem, folder, resume):
             raise typer.Exit(2)
         return
+    from app.run_folder import stopped
+    from mmreward.training import CheckpointError, Interrupted, TrainingError
+
     try:
         run_recipe(settings, folder, resume)
-    except Interrupted as stopped:
+    except (KeyboardInterrupt, Interrupted) as stop:
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
         options += [word for text in change or [] for word in ("--set", text)]
-        command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
-        said = f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:"
+        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
         if _leads():
-            say.print(f"{said}\n  {command}", markup=False)
+            say.print(stopped(stop, folder, command, [*command, "--resume"]), markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
