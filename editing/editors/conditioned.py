@@ -142,11 +142,12 @@ class Conditioned(PipelineEditor):
     def load(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype = torch.float32,
+        lora: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        editor = super().load(folder, device, dtype, **options)
+        editor = super().load(folder, device, dtype, lora, **options)
         file = Path(folder) / WEIGHTS
         state = load_file(file)
         check_weights(editor.conditioner.state_dict(), state, file)

@@ -21,6 +21,4 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
     place = f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else wanted.type
     if wanted.type not in ("cuda", "mps") or place in there_is:
         return wanted
-    raise ValueError(
-        f"device {str(device)!r}: torch finds no such device here; there is: {', '.join(there_is)}"
-    )
+    raise ValueError(f"device {str(device)!r}: torch finds no such device here; there is: {', '.join(there_is)}")

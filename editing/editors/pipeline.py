@@ -84,13 +84,13 @@ class PipelineEditor(ABC):
     def load(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype = torch.float32,
         lora: str | Path | None = None,
         **options: Any,
     ) -> Self:
         """From a folder or hub id, safetensors only; options as in the constructor. `lora` is a folder that
-        `editing.editors.lora.save_lora` wrote; it is merged.
+        `editing.editors.lora.save_lora` wrote; it is merged. `device`: None is the best there is.
         """
         device = usable_device(device)
         described = Path(folder) / "mmreward.json"
