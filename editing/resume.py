@@ -1,6 +1,6 @@
 """Is it the same run? A checkpoint goes on with the recipe that it was made with.
 
-What says how long a run is, how often it is saved and where its curves go may change; so may the address of a server,
+What says how long a run is, when and in what form it is saved, and where its curves go may change; so may the address of a server,
 whose model stays. Everything else would make another run of it, which the log and the report would tell as one.
 """
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from editing.recipe import Recipe, load_algorithm
 from mmreward.config import ConfigError, read_config
 
-MAY_CHANGE = ("loop.steps", "loop.minutes", "loop.save_minutes", "trackers")
+MAY_CHANGE = ("loop.steps", "loop.minutes", "loop.save_minutes", "policy.export", "trackers")
 _SERVER = re.compile(r"openai:[^#?]*#")
 
 
