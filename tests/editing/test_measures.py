@@ -1,5 +1,4 @@
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ def batch(*groups):
     edits = [
         Edit(f"task {n}", source, edited) for n, (source, edited_all) in enumerate(groups) for edited in edited_all
     ]
-    return SimpleNamespace(edits=edits)
+    return edits
 
 
 def scored(**members):

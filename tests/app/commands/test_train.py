@@ -47,6 +47,34 @@ def test_changes_reach_the_task_and_are_kept(fake):
     assert yaml.safe_load((fake.out / "recipe.yaml").read_text()) == {"task": "fake", **recipe}
 
 
+def test_lora_only_is_a_setting_of_the_policy(fake, capsys):
+    def interrupt():
+        raise Interrupted(fake.out, 7)
+
+    fake.does = interrupt
+    assert call(fake.path, "--out", str(fake.out), "--lora-only") == 130
+    assert fake.seen[0][0]["policy"] == {"export": "lora"}
+    assert "--set policy.export=lora --resume" in " ".join(capsys.readouterr().err.split())
+    assert call("grpo-tiny", "--lora-only", "--dry-run", "--set", "policy.weights=full") == 2
+    assert "weights: full trains none; set weights: lora" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_wrote_a_lora_says_how_to_use_it(fake, capsys):
+    fake.does = lambda: (fake.out / "lora").mkdir()
+    assert call(fake.path, "--out", str(fake.out), "--set", "editor=a/b?dtype=bfloat16") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--editor 'a/b?dtype=bfloat16&lora={fake.out / 'lora'}'" in said
+
+
+def test_a_task_for_one_process_refuses_a_launcher(fake, monkeypatch, capsys):
+    """Two processes would train the same thing in one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(fake.path, "--out", str(fake.out)) == 2
+    assert "'fake' trains in one process, and a launcher started 2" in " ".join(capsys.readouterr().err.split())
+    assert not fake.out.exists() and fake.seen == []
+    assert call("tiny-vae", "--dry-run", "--out", str(fake.out)) == 2
+
+
 def test_interrupt_prints_the_resume_command(fake, capsys):
     def interrupt():
         raise Interrupted(fake.out, 7)
