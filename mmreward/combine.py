@@ -13,8 +13,8 @@ A combination has *members* (rewards), *dimensions* (each a weighted mean of wha
       preservation: {judge: 0.5, pixels: 0.5}
     overall: {method: base_and_bonus, base: instruction_following, bonus: {preservation: 0.4}}
 
-Without `dims`, each dimension is the plain mean over the members that measure it. `overall: null` makes no one number of
-them (`Reward.has_overall`); of a member that has none itself, the dimensions can be used.
+Without `dims`, each dimension is the plain mean over the members that measure it. `overall: null` makes no one number
+of them (`Reward.has_overall`); of a member that has none itself, the dimensions can be used.
 
 **No member raises a score by failing.** A combination fails when a member fails, with that member's status. A member
 marked `optional` is left out where it does not apply to the *task* (`Reward.applies`: an empty instruction, a source
@@ -55,6 +55,7 @@ from mmreward.config import ConfigError, read_config, read_yaml
 from mmreward.edit import Edit
 from mmreward.reward import Reward, load_reward, scores_of, unknown
 from mmreward.score import Failure, Score
+
 
 @dataclass(frozen=True)
 class Member:
@@ -116,15 +117,15 @@ class Combination(Reward):
             if name in self.members and not self.members[name].reward.has_overall:
                 there = ", ".join(self.members[name].reward.dims)
                 raise ConfigError(
-                    f"{self.name}, overall: the member {name!r} measures dimensions and has no overall; name a dimension "
-                    f"in its place: {there}"
+                    f"{self.name}, overall: the member {name!r} measures dimensions and has no overall; name a "
+                    f"dimension in its place: {there}"
                 )
             made_of = self._means[name].uses if name in self._means else (name,)
             if isinstance(method, Geometric | Minimum) and (left := [m for m in made_of if self.members[m].optional]):
                 raise ConfigError(
-                    f"{self.name}, overall: {name!r} counts in a method that needs all it is made of ({method.method}), "
-                    f"and {', '.join(left)} is optional: where it is left out, an edit would score as if it were perfect "
-                    "there. Take `optional` away, or use the method weighted"
+                    f"{self.name}, overall: {name!r} counts in a method that needs all that it is made of "
+                    f"({method.method}), and {', '.join(left)} is optional: where it is left out, an edit would score "
+                    "as if it were perfect there. Take `optional` away, or use the method weighted"
                 )
 
     def applies(self, edit: Edit) -> Failure | None:
@@ -245,14 +246,8 @@ def _as_member(name: Any, member: Any) -> Any:
         return {"reward": member}
     if isinstance(member, Mapping) and not {"members", "overall"} & set(member):
         return dict(member)
-    raise ValueError(
-        f"the member {name!r} should be a reward (a name or a YAML path) or {{reward: …, optional: true}}, got "
-        + (
-            "a combination; write it behind reward:"
-            if isinstance(member, Mapping)
-            else f"{member!r} ({type(member).__name__})"
-        )
-    )
+    got = "a combination; write it behind reward:" if isinstance(member, Mapping) else type(member).__name__
+    raise ValueError(f"{name!r} should be a name, a YAML path or {{reward: …, optional: true}}, got {got}")
 
 
 _DEEPEST = 16

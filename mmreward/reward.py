@@ -88,7 +88,9 @@ def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
     if isinstance(spec, str | Path):
         return _from_text(str(spec).strip())
     if isinstance(spec, type):
-        raise ValueError(f"a reward is a name, a YAML path, a mapping or a Reward, got the class {spec.__name__} itself")
+        raise ValueError(
+            f"a reward is a name, a YAML path, a mapping or a Reward, got the class {spec.__name__} itself"
+        )
     if isinstance(spec, Reward):
         return spec
     if hasattr(spec, "score"):
@@ -116,8 +118,8 @@ def one_per_edit(reward: Reward, results: Sequence[Result], edits: int) -> list[
     """`results` as a list. Raises ValueError, with the reward's name, where there is not one for each edit."""
     if len(results) != edits:
         raise ValueError(
-            f"the reward {reward.name!r} returned {len(results)} scores for {edits} edits: which score belongs to which "
-            "edit cannot be known; it must return one per edit, in order, and a failed one for a row that it cannot do"
+            f"the reward {reward.name!r} returned {len(results)} scores for {edits} edits, so that nobody knows which "
+            "belongs to which; it must return one per edit, in order, and a failed one for a row that it cannot score"
         )
     return list(results)
 

@@ -28,8 +28,8 @@ MOST_PIXELS = 2**21
 class Aligned:
     """The images that the edit has, at one size. `resized`: for provenance, "from to" of those that had another."""
 
-    images: dict[str, Image.Image]
-    resized: dict[str, str] = field(default_factory=dict)
+    images: dict[ImageName, Image.Image]
+    resized: dict[ImageName, str] = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def align(edit: Edit, names: Iterable[ImageName]) -> Aligned:
     """
     whole = edit.image("source").size
     size = bounded(whole)
-    images, resized = {}, {}
+    images: dict[ImageName, Image.Image] = {}
+    resized: dict[ImageName, str] = {}
     for name in names:
         if not edit.has(name):
             continue

@@ -73,7 +73,9 @@ class OracleReward(Pointwise):
         return task if isinstance(task, Failure) else _Row(task, fitted)
 
     def measure(self, rows: Sequence[_Row]) -> list[Score | Failure]:
-        return [_score(row.task, reading) for row, reading in zip(rows, read([row.edited for row in rows]), strict=True)]
+        return [
+            _score(row.task, reading) for row, reading in zip(rows, read([row.edited for row in rows]), strict=True)
+        ]
 
     def _task(self, edit: Edit) -> _Task | Failure:
         """Candidates of one source and instruction share their task, which is read once."""

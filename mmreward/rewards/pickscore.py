@@ -21,7 +21,7 @@ __all__ = ["SCALE", "PickScoreReward", "load"]
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmreward.edit import Edit
 from mmreward.judge.checkpoints.weights import complain, find_weights
@@ -30,9 +30,6 @@ from mmreward.reward import unknown
 from mmreward.rewards.base import Pointwise
 from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of, without_text
 from mmreward.score import Failure, Score
-
-if TYPE_CHECKING:
-    import torch
 
 _PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 SCALE = Scale(21.0, 1.0)
@@ -55,9 +52,9 @@ def load(model: str = "", **options: str) -> PickScoreReward:
     device, revision = options.pop("device", None), options.pop("revision", None)
     for option in options:
         raise unknown("option of 'pickscore'", option, _OPTIONS)
+    module, digest = _open(model, revision, dtype)
     import torch
 
-    module, digest = _open(model, revision, getattr(torch, dtype))
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module = module.to(place)
@@ -66,11 +63,11 @@ def load(model: str = "", **options: str) -> PickScoreReward:
     return PickScoreReward(module, _processor(processor), name=model, revision=digest, scale=scale, batch=batch)
 
 
-def _open(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, str]:
+def _open(model: str, revision: str | None, dtype: str) -> tuple[Any, str]:
     """The CLIP model with all of its weights and nothing else, and their digest."""
+    weights = find_weights(model, revision)
     from transformers import CLIPConfig, CLIPModel
 
-    weights = find_weights(model, revision)
     config = weights.files[0].parent / "config.json"
     if not config.is_file():
         raise ValueError(f"{config.parent} holds no config.json of a CLIPModel")

@@ -51,9 +51,10 @@ def load(model: str = "", **options: str) -> JudgeReward:
     tokens = take_whole(options, "tokens", 8192)
     domain = take_choice(options, "domain", "", DOMAINS) if "domain" in options else None
     from mmreward.judge.backends.folder import find_model
-    from mmreward.judge.backends.transformers import TransformersBackend
 
     source = find_model(model, options.pop("revision", None))
+    from mmreward.judge.backends.transformers import TransformersBackend
+
     way = load_way(way_name, options, source.card)
     backend = TransformersBackend.load(
         source,
