@@ -240,6 +240,16 @@ class _CombinationConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError("should be a mapping of names to rewards, such as {judge: vlm:tiny, pixels: pixels}")
         return {name: _as_member(name, member) for name, member in members.items()}
 
+    @field_validator("overall", mode="before")
+    @classmethod
+    def _names_its_method(cls, overall: Any) -> Any:
+        if overall is None or (isinstance(overall, Mapping) and "method" in overall) or isinstance(overall, BaseModel):
+            return overall
+        raise ValueError(
+            "should name its method, as in {method: weighted, weights: {…}}; there is: weighted, geometric, minimum, "
+            "base_and_bonus, and null for dimensions only"
+        )
+
 
 def _as_member(name: Any, member: Any) -> Any:
     if isinstance(member, str | Path):
@@ -248,6 +258,10 @@ def _as_member(name: Any, member: Any) -> Any:
         return dict(member)
     got = "a combination; write it behind reward:" if isinstance(member, Mapping) else type(member).__name__
     raise ValueError(f"{name!r} should be a name, a YAML path or {{reward: …, optional: true}}, got {got}")
+
+
+class _Circle(ConfigError):
+    """Says itself where it is; the places through which it was reached would repeat it."""
 
 
 _DEEPEST = 16
@@ -264,13 +278,15 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _inside(place: str) -> Iterator[None]:
-    places = (*_opening.get(), place)
-    if place in places[:-1]:
-        circle = " -> ".join(Path(name).name for name in places[places.index(place) :])
-        raise ConfigError(f"{place} contains itself ({circle}); a combination cannot be its own member")
+def _inside(file: str = "") -> Iterator[None]:
+    """Within a file, or within a mapping (""), whose members are being looked at."""
+    places = (*_opening.get(), file)
+    if file and file in places[:-1]:
+        circle = " -> ".join(Path(name).name for name in places[places.index(file) :] if name)
+        raise _Circle(f"{file} contains itself ({circle}); a combination cannot be its own member")
     if len(places) > _DEEPEST:
-        raise ConfigError(f"combinations within combinations, {_DEEPEST} deep: does one of them contain itself?")
+        where = next(filter(None, places), "a mapping")
+        raise _Circle(f"{where} holds combinations within combinations, {_DEEPEST} deep: does one contain itself?")
     token = _opening.set(places)
     try:
         yield
@@ -284,10 +300,12 @@ def from_mapping(
     """Build a combination from the mapping that the module docstring shows. `load` makes a member of its spec."""
     config = read_config(_CombinationConfig, mapping, where)
     members = {}
-    with _inside(f"{where} #{len(_opening.get())}"):
+    with _inside():
         for name, member in config.members.items():
             try:
                 members[name] = Member(load(member.reward), member.optional)
+            except _Circle:
+                raise
             except ValueError as error:
                 raise ConfigError(f"{where}, member {name!r}: {error}") from None
         return Combination(config.name, members, config.overall, config.dims)

@@ -104,10 +104,10 @@ def load(model: str = "", **options: str) -> EditRewardReward:
             "editreward: its words are not in a package. Get the repository github.com/TIGER-AI-Lab/EditReward and add "
             "?prompt=EditReward/EditReward/dataset (two files are read there, nothing is run)"
         )
+    texts = read_texts(prompt, PLACES, PUBLISHED)
     from mmreward.judge.checkpoints.heads import HeadModel, check_words
     from mmreward.judge.checkpoints.weights import find_weights
 
-    texts = read_texts(prompt, PLACES, PUBLISHED)
     check_words(texts.values[:2], texts.values[2])
     head = HeadModel.load(
         find_weights(model, revision),

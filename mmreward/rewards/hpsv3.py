@@ -62,10 +62,10 @@ def load(model: str = "", **options: str) -> Hpsv3Reward:
     device, revision = options.pop("device", None), options.pop("revision", None)
     for option in options:
         raise unknown("option of 'hpsv3'", option, _OPTIONS)
+    texts = read_texts(prompt or package_folder("hpsv3", "HPSv3"), PLACES, PUBLISHED)
     from mmreward.judge.checkpoints.heads import HeadModel, check_words
     from mmreward.judge.checkpoints.weights import find_weights
 
-    texts = read_texts(prompt or package_folder("hpsv3", "HPSv3"), PLACES, PUBLISHED)
     check_words(texts.values[:1], texts.values[1])
     weights = find_weights(model, revision)
     head = HeadModel.load(weights, base, HEADS, family=FAMILY, device=device, dtype=dtype, tokens=tokens)
