@@ -72,7 +72,8 @@ def bounded(size: tuple[int, int]) -> tuple[int, int]:
     if scale >= 1:
         return size
     width, height = (max(1, round(side * scale)) for side in size)
-    return min(width, MOST_PIXELS // height), min(height, MOST_PIXELS // width)
+    width = max(1, min(width, MOST_PIXELS // height))
+    return width, min(height, MOST_PIXELS // width)
 
 
 def _by(size: tuple[int, int]) -> str:
