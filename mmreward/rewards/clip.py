@@ -26,12 +26,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmreward.domain import ANY, DOMAINS, check
-from mmreward.edit import Edit, ImageError
+from mmreward.domain import ANY, DOMAINS
+from mmreward.edit import Edit
 from mmreward.monotone import MonotoneMap
-from mmreward.reward import Reward, unknown
+from mmreward.reward import unknown
+from mmreward.rewards.base import Pointwise, outside
 from mmreward.rewards.clip_cosines import Cosines, cosines
-from mmreward.score import Score
+from mmreward.score import Failure, Score
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +88,7 @@ def _device(asked: str | None) -> str:
         raise ValueError(f"option device of 'clip': {asked!r} cannot be used ({error})") from None
 
 
-class ClipReward(Reward):
+class ClipReward(Pointwise):
     """`overall` is instruction following x (0.6 + 0.4 preservation), both from cosines of embeddings; see the module.
 
     `raw` holds the numbers before the maps, by the names of `clip_cosines`, and `no_edit` (1.0) for an edit that
@@ -103,7 +104,7 @@ class ClipReward(Reward):
         self.model, self.batch = model, batch
         self.name = f"clip:{model.name}"
         known_for = str(model.about.get("domain", ANY))
-        self._domain = domain or known_for
+        self.domain = domain or known_for
         given = model.about.get("maps", {})
         if extra := set(given) - set(DEFAULT_MAPS):
             raise unknown(f"map of {model.name}", extra.pop(), DEFAULT_MAPS)
@@ -123,13 +124,8 @@ class ClipReward(Reward):
             "dtype": "float32",
             "preprocessing": f"{settings['resize_mode']} {settings['size']} {settings['interpolation']}",
             "maps": "fitted" if given else "default",
-            "domain": "ignored" if domain == ANY != known_for else self._domain,
+            "domain": "ignored" if domain == ANY != known_for else self.domain,
         }
-
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [
-            score for start in range(0, len(edits), self.batch) for score in self._chunk(edits[start:][: self.batch])
-        ]
 
     def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
         """`overall` as a differentiable function of images [B, 3, H, W] in [0, 1], without captions: [B] in [0, 1]."""
@@ -149,35 +145,19 @@ class ClipReward(Reward):
             weights = dict.fromkeys(parts, 1.0)
         return sum(weights[name] * part for name, part in parts.items()) / sum(weights.values())
 
-    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
-        scores: list[Score | None] = [self._obstacle(edit) for edit in edits]
-        good = [edit for edit, obstacle in zip(edits, scores, strict=True) if obstacle is None]
-        if good:
-            fresh = iter(self._measure(good))
-            scores = [next(fresh) if score is None else score for score in scores]
-        return [score for score in scores if score is not None]
-
-    def _obstacle(self, edit: Edit) -> Score | None:
-        """The failed score of an edit that cannot be measured."""
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where there is a text and the source lies in the model's domain."""
         if not edit.instruction.strip() and not _captioned(edit):
-            return self._failed("not_applicable", "the instruction is empty, and there is no target caption")
-        try:
-            edit.image("source"), edit.image("edited")
-            outside = check(self._domain, edit)
-        except ImageError as error:
-            return self._failed(error.status, error.message)
-        return self._failed("not_applicable", outside) if outside else None
+            return Failure("not_applicable", "the instruction is empty, and there is no target caption")
+        return outside(self.domain, edit)
 
-    def _failed(self, status: Any, error: str) -> Score:
-        return Score.failed(status, error, provenance=self._provenance)
-
-    def _measure(self, edits: Sequence[Edit]) -> list[Score]:
+    def measure(self, edits: Sequence[Edit]) -> list[Score | Failure]:
         images = [image for edit in edits for image in (edit.image("source"), edit.image("edited"))]
         pictures = self.embed_images(images)
         texts = list(dict.fromkeys(text for edit in edits for text in _texts(edit) if text is not None))
         rows = dict(zip(texts, self.embed_texts(texts).cpu(), strict=True))
         too_long = self._too_long(texts)
-        scores = []
+        scores: list[Score | Failure] = []
         for number, edit in enumerate(edits):
             source_caption, text = _texts(edit)
             source_text = None if source_caption is None else rows[source_caption]
