@@ -152,7 +152,7 @@ class JudgeReward(Reward):
         if not edit.instruction.strip():
             return Score.failed("not_applicable", "the instruction is empty")
         try:
-            edit.image("edited")
+            edit.image("source"), edit.image("edited")
             outside = check(self._domain, edit)
         except ImageError as error:
             return Score.failed(error.status, error.message)
