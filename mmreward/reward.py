@@ -6,20 +6,34 @@ two hexadecimal digits stands for the byte of that number (`%26` for an &); ever
 itself. A new reward is one file in `mmreward/rewards` and one line in `LOADERS`.
 """
 
-__all__ = ["LOADERS", "RECIPES", "Reward", "Spec", "load_reward", "one_per_edit", "read_spec", "scores_of", "unknown"]
+__all__ = [
+    "LOADERS",
+    "RECIPES",
+    "Differentiable",
+    "Reward",
+    "Spec",
+    "load_reward",
+    "one_per_edit",
+    "read_spec",
+    "scores_of",
+    "unknown",
+]
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote
 
 from mmreward.edit import Edit
 from mmreward.score import Failure, Score
 
 Result = TypeVar("Result")
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOADERS: dict[str, str] = {
     "pixels": "mmreward.rewards.pixels:load",
@@ -77,6 +91,27 @@ class Reward(Protocol):
         return None
 
     def score(self, edits: Sequence[Edit]) -> list[Score]: ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A reward whose `overall` is a function of pixels with a gradient. A class may have `tensor` where one of its
+    rewards cannot: `is_differentiable` says whether this one works, and a call raises ValueError where it is False.
+    """
+
+    @property
+    def is_differentiable(self) -> bool: ...
+
+    def tensor(self, source: "Tensor", edited: "Tensor", instructions: Sequence[str]) -> "Tensor":
+        """`overall` [B] in [0, 1], float32 (float64 for float64 images), of images [B, 3, H, W], floating point in
+        [0, 1]: what `score` gives for the same images and instructions without captions, mask, target and criteria,
+        up to rounding and to how each resizes (the reward says how near).
+
+        NaN, without a gradient, for a row that `score` answers with a status: an empty instruction, a source outside
+        of the domain, pixels that are not finite. Raises ValueError for another shape, dtype or range, and where there
+        is not one instruction for each image.
+        """
+        ...
 
 
 def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:

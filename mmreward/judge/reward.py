@@ -73,12 +73,12 @@ class JudgeReward(Reward):
         return obstacle(self.backend, self.way) is None
 
     def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
-        """`overall` [B] of images [B, 3, H, W] in [0, 1], differentiable, NaN for a row without a score; how far it is
-        from `score` says `mmreward.judge.differentiable`. Raises ValueError where `is_differentiable` is False.
+        """`overall` of tensors by the contract of `mmreward.reward.Differentiable`; `mmreward.judge.differentiable`
+        says how far it is from `score`. Raises ValueError where `is_differentiable` is False.
         """
         from mmreward.judge.differentiable import PixelJudge
 
-        return PixelJudge(self.backend, self.way)(source, edited, instructions)
+        return PixelJudge(self.backend, self.way, self._domain)(source, edited, instructions)
 
     @property
     def compare(self) -> Callable[[Sequence[Pair]], list[Preference]]:
