@@ -140,7 +140,7 @@ class ClipReward(Pointwise):
         """`overall` as a differentiable function of images, without captions; see `mmreward.reward.Differentiable`."""
         from mmreward.tensors import score_tensors
 
-        return score_tensors(self._overall_of, source, edited, instructions, self._domain)
+        return score_tensors(self._overall_of, source, edited, instructions, self.domain)
 
     def _overall_of(self, source: Tensor, edited: Tensor, instructions: list[str]) -> Tensor:
         text = self.embed_texts([instruction.strip() for instruction in instructions])
