@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmreward.edit import Edit, ImageLike
+from mmreward.images.given import encoded_bytes, is_address, shortened
 
 IMAGE_FIELDS = ("source", "edited", "mask", "target")
 TEXT_FIELDS = ("instruction", "criteria", "source_caption", "target_caption")

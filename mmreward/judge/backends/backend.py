@@ -57,7 +57,8 @@ class Backend(Protocol):
     Not thread-safe unless it says so: caches change with each call.
     """
 
-    describe: dict[str, Any]
+    @property
+    def describe(self) -> dict[str, Any]: ...
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError where the labels cannot be answers of this model."""
