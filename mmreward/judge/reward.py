@@ -92,15 +92,12 @@ class JudgeReward(Reward):
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         scores: dict[int, Score] = {}
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        run, name = 0, ""
+        groups: dict[tuple[str, str], list[int]] = {}
         for index, edit in enumerate(edits):
             if failure := self._check(edit):
                 scores[index] = Score.failed(failure.status, failure.error)
-                continue
-            if self.needs_group and edit.group != name:  # a group that comes again later is another one
-                run, name = run + 1, edit.group
-            groups.setdefault((run, edit.group, edit.criteria or ""), []).append(index)
+            else:
+                groups.setdefault((edit.group, edit.criteria or ""), []).append(index)
         asked = [_group([edits[i] for i in members]) for members in groups.values()]
         for members, results in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
             scores |= zip(members, results, strict=True)

@@ -92,17 +92,6 @@ def test_a_mask_or_target_that_no_judge_looks_at_does_not_matter(rows, spec):
         assert judge.compare([tuple(odd[:2])])[0].first == judge.compare([tuple(plain[:2])])[0].first
 
 
-def test_a_group_that_comes_again_later_is_another_one(rows):
-    """So that scores do not depend on where a batch ends."""
-    judge = load_reward("vlm:tiny?domain=any&floor=0&way=pairwise")
-    first, again = [Edit(**row) for row in rows[:2]], [Edit(**row) for row in rows[2:]]
-    between = [Edit(**(row | {"instruction": "make it blue"})) for row in rows[:2]]
-    whole = judge.score([*first, *between, *again])
-    parts = [score for some in (first, between, again) for score in judge.score(some)]
-    assert [score.overall for score in whole] == pytest.approx([score.overall for score in parts], abs=1e-5)
-    assert all(score.raw["comparisons"] == 1 for score in whole)
-
-
 class _Failing:
     """A processor's part for images that another version of the library broke."""
 
