@@ -106,6 +106,9 @@ def _data(found: "DryRun") -> Lines:
         else:
             rows = found.rows.get(role)
             yield label, f"{taken}{config.file}" + (f", {rows:,} rows" if rows is not None else ", not readable")
+            if left_out := found.unreadable.get(role):
+                row, why = next(iter(left_out.items()))
+                yield "", f"left out: {len(left_out):,} rows that cannot be used; the first is row {row}: {why}"
 
 
 def _iteration(found: "DryRun") -> Lines:

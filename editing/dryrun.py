@@ -80,6 +80,8 @@ class DryRun:
     counts: Counts | None = None
     rows: dict[str, int | None] = field(default_factory=dict)
     """"data", "monitor", "final" -> rows of the file; None: the shapes world."""
+    unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The same -> rows that would be left out, as far as they were opened: id -> why."""
     roles: dict[str, list[Part]] = field(default_factory=dict)
     tokens: dict[str, Tokens] = field(default_factory=dict)
     """Of one group, by judge."""
@@ -182,6 +184,7 @@ def _tasks(found: DryRun, attempt: _Attempts) -> dict[str, Task]:
         if opened := attempt(key if config.file else key.removesuffix(".file"), lambda config=config: _open(config)):  # type: ignore[misc]
             tasks, first[role] = opened
             found.rows[role] = len(tasks.rows) if isinstance(tasks, FileTasks) else None
+            found.unreadable[role] = tasks.unreadable if isinstance(tasks, FileTasks) else {}
     return first
 
 
@@ -193,9 +196,7 @@ def _open(config: TaskConfig) -> tuple[Tasks, Task]:
 
 def _rewards(found: DryRun, attempt: _Attempts, algorithm: Algorithm | None) -> dict[str, Reward]:
     recipe, rewards = found.recipe, {}
-    for role, spec in recipe.roles:
-        if spec is None:
-            continue
+    for role, spec in recipe.roles.specs.items():
         parts: list[Part] = []
         reward = attempt(f"roles.{role}", lambda spec=spec, parts=parts: declare(spec, parts))  # type: ignore[misc]
         if reward is not None:

@@ -18,7 +18,6 @@ __all__ = [
 ]
 
 import os
-import shlex
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -50,6 +49,9 @@ SETTINGS: dict[str, str] = {
     "reward": "editing.recipe:Recipe",
 }
 """Task -> `module:model` of its settings, for a dry run."""
+
+SEVERAL_PROCESSES = ("grpo", "reward", "conditioned")
+"""Tasks that share their work among the processes of a launcher; all others train in one."""
 
 RECIPE_FOLDERS = (("mmreward", "fit/recipes"), ("editing", "recipes"))
 
@@ -130,6 +132,16 @@ def _task_of(recipe: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return task, {key: value for key, value in recipe.items() if key != "task"}
 
 
+def _check_processes(task: str) -> None:
+    """Refuses several processes that would all train the same thing in the same folder."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1" and task not in SEVERAL_PROCESSES:
+        raise ValueError(
+            f"task {task!r} trains in one process, and a launcher started {size} (WORLD_SIZE); start it without one: "
+            "mmreward train …"
+        )
+
+
 def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bool:
     """Print what a recipe would do; whether it could start. Raises ValueError for settings that are wrong."""
     from app.dry_run import show_reward_run, show_settings
@@ -137,6 +149,7 @@ def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bo
     from mmreward.training.checkpoint import refuse_to_overwrite
 
     task, settings = _task_of(recipe)
+    _check_processes(task)
     module, _, model = SETTINGS[task].partition(":")
     read = read_config(getattr(import_module(module), model), settings)
     if TASKS[task] == "editing.trainer:run":
@@ -161,20 +174,21 @@ def _print(text: str) -> None:
 
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     """Check the task, keep the settings beside the results, and train."""
-    import yaml
-
+    from app.run_folder import run_folder
     from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
 
     task, recipe = _task_of(recipe)
+    _check_processes(task)
     if resume and latest_checkpoint(folder) is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
     module, _, function = TASKS[task].partition(":")
     run = getattr(import_module(module), function)
-    if _leads():
-        refuse_to_overwrite(folder, resume)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": task, **recipe}, sort_keys=False))
-    run(recipe, folder, resume)
+    if not _leads():
+        run(recipe, folder, resume)
+        return
+    refuse_to_overwrite(folder, resume)
+    with run_folder(folder, {"task": task, **recipe}):
+        run(recipe, folder, resume)
 
 
 def _leads() -> bool:
@@ -194,6 +208,9 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a setting; a dot goes one level down.")
     ] = None,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="Write the trained LoRA alone, and no merged editor (policy.export).")
+    ] = False,
     only_look: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would do, cost and lack, and start nothing.")
     ] = False,
@@ -219,25 +236,27 @@ def train(
     say = Console(stderr=True, soft_wrap=True, highlight=False)
     path = find_recipe(recipe)
     folder = out or Path("runs") / path.stem
-    settings = read_recipe(path, change or [], minutes)
+    change = [*(change or []), *(["policy.export=lora"] if lora_only else [])]
+    settings = read_recipe(path, change, minutes)
 
     from app.quiet import quiet
-    from mmreward.training import CheckpointError, Interrupted, TrainingError
 
     quiet()
     if only_look:
         if not dry_run(settings, path.stem, folder, resume):
             raise typer.Exit(2)
         return
+    from app.run_folder import stopped
+    from mmreward.training import CheckpointError, Interrupted, TrainingError
+
     try:
         run_recipe(settings, folder, resume)
-    except Interrupted as stopped:
+    except (KeyboardInterrupt, Interrupted) as stop:
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
         options += [word for text in change or [] for word in ("--set", text)]
-        command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
-        said = f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:"
+        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
         if _leads():
-            say.print(f"{said}\n  {command}", markup=False)
+            say.print(stopped(stop, folder, command, [*command, "--resume"]), markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
@@ -245,6 +264,10 @@ def train(
     if not _leads():
         return
     say.print(f"Done: {folder}", markup=False)
+    if (folder / "lora").is_dir():
+        base, lora = settings.get("editor", "tiny"), folder / "lora"
+        spec = f"{base}{'&' if '?' in base else '?'}lora={lora}"
+        say.print(f"LoRA: {lora}, for diffusers' load_lora_weights or --editor '{spec}'", markup=False)
     if TASKS[settings["task"]] == "editing.trainer:run":
         from app.web.run_report import write_run_report
 

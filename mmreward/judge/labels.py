@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mmreward.score import Status
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Answer", "LabelIds", "answers", "failed", "find_labels"]
 
@@ -40,6 +40,8 @@ class LabelIds:
         """Probabilities [N, labels] from logits [N, vocabulary], by a softmax over the full vocabulary in float32 or
         better.
         """
+        import torch
+
         whole = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         return torch.stack([whole[:, list(ids)].sum(-1) for ids in self.ids], -1)
 

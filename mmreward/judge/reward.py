@@ -73,12 +73,12 @@ class JudgeReward(Reward):
         return obstacle(self.backend, self.way) is None
 
     def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
-        """`overall` [B] of images [B, 3, H, W] in [0, 1], differentiable, NaN for a row without a score; how far it is
-        from `score` says `mmreward.judge.differentiable`. Raises ValueError where `is_differentiable` is False.
+        """`overall` of tensors by the contract of `mmreward.reward.Differentiable`; `mmreward.judge.differentiable`
+        says how far it is from `score`. Raises ValueError where `is_differentiable` is False.
         """
         from mmreward.judge.differentiable import PixelJudge
 
-        return PixelJudge(self.backend, self.way)(source, edited, instructions)
+        return PixelJudge(self.backend, self.way, self._domain)(source, edited, instructions)
 
     @property
     def compare(self) -> Callable[[Sequence[Pair]], list[Preference]]:
@@ -138,7 +138,8 @@ class JudgeReward(Reward):
             except ImageError:
                 continue  # the row's status says so
             sizes[name] = {"given": list(image.size), **self._size(*image.size)}
-        return replace(told, provenance={**self._provenance, "sizes": sizes, **told.provenance})
+        made_by = {**self._provenance, **self.backend.describe}  # now: a server may have refused parameters meanwhile
+        return replace(told, provenance={**made_by, "sizes": sizes, **told.provenance})
 
     def _size(self, width: int, height: int) -> dict[str, Any]:
         """What becomes of an image of this size, as far as it is known."""
@@ -151,7 +152,7 @@ class JudgeReward(Reward):
         if not edit.instruction.strip():
             return Score.failed("not_applicable", "the instruction is empty")
         try:
-            edit.image("edited")
+            edit.image("source"), edit.image("edited")
             outside = check(self._domain, edit)
         except ImageError as error:
             return Score.failed(error.status, error.message)

@@ -19,12 +19,13 @@ from __future__ import annotations
 __all__ = ["load"]
 
 from mmreward.domain import DOMAINS
-from mmreward.judge.options import take_choice, take_whole
+from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
 from mmreward.judge.reward import JudgeReward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
 
 OPTIONS = ("adapter", "device", "domain", "dtype", "layout", "min_pixels", "pixels", "revision", "tokens", "way")
+LAYOUTS = ("packed", "cached", "plain")
 
 
 def load(model: str = "", **options: str) -> JudgeReward:
@@ -38,21 +39,22 @@ def load(model: str = "", **options: str) -> JudgeReward:
     """
     if not model:
         raise ValueError("the reward 'vlm' needs a model, such as 'vlm:tiny' or 'vlm:Qwen/Qwen2.5-VL-7B-Instruct'")
-    from mmreward.judge.backends.folder import find_model
-    from mmreward.judge.backends.transformers import DTYPES, LAYOUTS, TransformersBackend
-
     way_name = options.pop("way", "expected")
     known = (*OPTIONS, *way_options(way_name))
     for option in options:
         if option not in known:
             raise unknown("option of 'vlm'", option, known)
-    dtype = take_choice(options, "dtype", "", DTYPES) if "dtype" in options else None
+    dtype = take_choice(options, "dtype", "", DTYPE_NAMES) if "dtype" in options else None
     layout = take_choice(options, "layout", "", LAYOUTS) if "layout" in options else None
     pixels = take_whole(options, "pixels", 1) if "pixels" in options else None
     min_pixels = take_whole(options, "min_pixels", 1) if "min_pixels" in options else None
     tokens = take_whole(options, "tokens", 8192)
     domain = take_choice(options, "domain", "", DOMAINS) if "domain" in options else None
+    from mmreward.judge.backends.folder import find_model
+
     source = find_model(model, options.pop("revision", None))
+    from mmreward.judge.backends.transformers import TransformersBackend
+
     way = load_way(way_name, options, source.card)
     backend = TransformersBackend.load(
         source,

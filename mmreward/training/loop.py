@@ -8,15 +8,12 @@ and resumed ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
-__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move", "stop_signal"]
+__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move"]
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,14 +29,13 @@ from mmreward.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from mmreward.training.compiled import compile_in_place
+from mmreward.training.compiled import COMPILING, compile_in_place
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
+from mmreward.training.stop import stop_signal
 
 _MAX_SKIPPED_IN_A_ROW = 20
-_ECHO = 2.0
-"""Seconds in which a second signal is taken for the first one again."""
 
 
 class Interrupted(Exception):
@@ -89,35 +85,6 @@ def autocast(device: torch.device, kind: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=kind == "bf16")
 
 
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the step in progress ends first; a second Ctrl-C ends at once.
-
-    A launcher of several processes passes on what they got already, so that a second one counts after a while only.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    first = math.inf
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if event.is_set() and now - first > _ECHO:
-            raise KeyboardInterrupt
-        first = min(first, now)
-        event.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def fit(
     module: nn.Module,
     batch_at: Callable[[int], Any],
@@ -133,7 +100,8 @@ def fit(
     """Train `module` in place. Checkpoints and ``log.jsonl`` go to `folder`; a checkpoint there is continued when
     `resume` is true.
 
-    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), `TrainingError` when the loss stays non-finite
+    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), KeyboardInterrupt where there is nothing to save
+    (in the first step, or at the second Ctrl-C), `TrainingError` when the loss stays non-finite
     or when `folder` holds a checkpoint and `resume` is false. `on_log` gets each log entry.
     """
     folder = Path(folder)
@@ -192,17 +160,20 @@ def fit(
     clock = time.monotonic()
     saved_at, shown_at = clock, seconds
     module.train()
-    if config.compile:
-        compile_in_place(module)
+    first = step
+    compiles = config.compile and compile_in_place(module)
     try:
         with stop_signal() as stop, Progress(title) as progress, ThreadPoolExecutor(1, "batch") as background:
+            if compiles:
+                progress.update(min(fraction_done(), 1.0), seconds, COMPILING)
             following = background.submit(batch_at, step) if fraction_done() < 1 else None
             while following is not None:
                 batch = move(following.result(), device)
                 following = background.submit(batch_at, step + 1)
-                with autocast(device, config.autocast):
-                    result = loss(module, batch)
-                result.total.backward()
+                with stop.at_once(step == first):
+                    with autocast(device, config.autocast):
+                        result = loss(module, batch)
+                    result.total.backward()
                 norm = float(torch.nn.utils.clip_grad_norm_(optimizers.parameters(), config.clip_norm))
                 if math.isfinite(norm) and bool(torch.isfinite(result.total)):
                     optimizers.step(lr_factor(config, step, fraction_done()))

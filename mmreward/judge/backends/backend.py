@@ -54,7 +54,8 @@ class Backend(Protocol):
     `shown_size(width, height)`, what becomes of an image of that size as far as it is known.
     """
 
-    describe: dict[str, Any]
+    @property
+    def describe(self) -> dict[str, Any]: ...
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError where the labels cannot be answers of this model."""

@@ -47,6 +47,34 @@ def test_changes_reach_the_task_and_are_kept(fake):
     assert yaml.safe_load((fake.out / "recipe.yaml").read_text()) == {"task": "fake", **recipe}
 
 
+def test_lora_only_is_a_setting_of_the_policy(fake, capsys):
+    def interrupt():
+        raise Interrupted(fake.out, 7)
+
+    fake.does = interrupt
+    assert call(fake.path, "--out", str(fake.out), "--lora-only") == 130
+    assert fake.seen[0][0]["policy"] == {"export": "lora"}
+    assert "--set policy.export=lora --resume" in " ".join(capsys.readouterr().err.split())
+    assert call("grpo-tiny", "--lora-only", "--dry-run", "--set", "policy.weights=full") == 2
+    assert "weights: full trains none; set weights: lora" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_wrote_a_lora_says_how_to_use_it(fake, capsys):
+    fake.does = lambda: (fake.out / "lora").mkdir()
+    assert call(fake.path, "--out", str(fake.out), "--set", "editor=a/b?dtype=bfloat16") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--editor 'a/b?dtype=bfloat16&lora={fake.out / 'lora'}'" in said
+
+
+def test_a_task_for_one_process_refuses_a_launcher(fake, monkeypatch, capsys):
+    """Two processes would train the same thing in one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(fake.path, "--out", str(fake.out)) == 2
+    assert "'fake' trains in one process, and a launcher started 2" in " ".join(capsys.readouterr().err.split())
+    assert not fake.out.exists() and fake.seen == []
+    assert call("tiny-vae", "--dry-run", "--out", str(fake.out)) == 2
+
+
 def test_interrupt_prints_the_resume_command(fake, capsys):
     def interrupt():
         raise Interrupted(fake.out, 7)
@@ -75,6 +103,8 @@ def test_training_that_fails_is_exit_code_1(fake, capsys):
         (["grpo-tiny", "--set", "editor.x=1"], "'editor' in grpo-tiny.yaml is a value"),
         (["grpo-tiny", "--set", "task=gpro"], "Did you mean 'grpo'?"),
         (["grpo-tiny", "--set", "rollout.grups=3"], "unknown key 'rollout.grups'; did you mean 'groups'?"),
+        (["grpo-tiny", "--set", "lr=3"], "unknown key 'lr'; did you mean 'loop.lr'?"),
+        (["tiny-vae", "--set", "lr=3"], "unknown key 'lr'; did you mean 'loop.lr'?"),
         (["grpo-tiny", "--set", "roles.monitor=clip:tiny"], "is both reward and monitor"),
         (["grpo-tiny", "--resume"], "there is no checkpoint in"),
     ],
@@ -190,6 +220,40 @@ def test_bundled_grpo_recipes_are_valid(name):
     settings = command.read_recipe(command.find_recipe(name))
     settings.pop("task")
     check_roles(Recipe.model_validate(settings).roles)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), TrainingError("wrong"), KeyboardInterrupt()])
+@pytest.mark.parametrize("files", [None, {"notes.txt": "mine"}, {"recipe.yaml": "task: mine\n", "log.jsonl": ""}])
+def test_a_run_that_never_began_leaves_the_folder_as_it_was(error, files, fake, tmp_path):
+    """Also those above it that were made, and with the monitor's first line in the log."""
+    out = tmp_path / "there" if files else fake.out / "deep" / "down"
+    for name, text in (files or {}).items():
+        out.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    before = contents(tmp_path)
+
+    def fail():
+        if not (out / "log.jsonl").exists():
+            (out / "log.jsonl").write_text('{"kind": "monitor", "step": 0}\n')
+        raise error
+
+    fake.does = fail
+    assert call(fake.path, "--out", str(out)) in (1, 2, 130)
+    assert contents(tmp_path) == before
+
+
+def test_what_was_trained_stays_when_it_fails(fake):
+    def fail():
+        (fake.out / "log.jsonl").write_text('{"step": 1}\n')
+        raise TrainingError("wrong")
+
+    fake.does = fail
+    assert call(fake.path, "--out", str(fake.out)) == 1
+    assert {path.name for path in fake.out.iterdir()} == {"recipe.yaml", "log.jsonl"}
 
 
 def test_no_permission_to_write(fake, tmp_path, capsys):
