@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from editing.data import Task
-from editing.editors.editor import Condition, Editor
-from editing.finite import finite_images
+from editing.editors.editor import Condition, Editor, images_or_failures
 from editing.precision import Precision
 from editing.processes import Processes
 from editing.recipe import Recipe, RolloutConfig
@@ -126,7 +125,7 @@ def collect(
             for rows, trajectory in zip(batches, sampled[-len(batches) :], strict=True):
                 with precision.forward():
                     pixels = editor.decode(trajectory.final, condition.select(rows))
-                images += finite_images(pixels, trajectory.final)
+                images += images_or_failures(pixels)
         edits += [_made(tasks[row // members], images[row]) for row in piece]
         if on_piece:
             on_piece(edits[piece.start : piece.stop])

@@ -15,15 +15,13 @@ from PIL import Image
 
 from editing.data import Task
 from editing.deal import batches
-from editing.editors.editor import Editor
-from editing.finite import finite_images
+from editing.editors.editor import Editor, NotFiniteError, images_or_failures
 from editing.precision import AS_IT_IS, Precision
 from editing.rollout import rollout
 from editing.scored import scored
 from editing.transition import ODE
 from mmreward.reward import Reward
 from mmreward.score import Failure, Score
-from mmreward.training import TrainingError
 
 _ENCODED = 64
 """Sources encoded at once; text encoders that are parked travel once for them."""
@@ -86,12 +84,12 @@ def sample(
     """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id), at the editor's own
     size (`Task.edit` brings it to its source's). Tasks of one bucket are sampled together.
 
-    Raises `TrainingError` where an image is not finite.
+    Raises `NotFiniteError` where an image is not finite.
     """
     images = []
     for task, image in zip(tasks, _sampled(editor, tasks, steps, noise, batch, precision), strict=True):
         if isinstance(image, Failure):
-            raise TrainingError(f"{task.id}: {image.error}")
+            raise NotFiniteError(f"{task.id}: {image.error}")
         images.append(image)
     return images
 
@@ -109,7 +107,7 @@ def _sampled(
             x = torch.stack([editor.prior(f"{noise}/{tasks[row].id}", 0, condition.latent_shape) for row in rows])
             with torch.no_grad(), precision.forward():
                 final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
-                images |= zip(rows, finite_images(editor.decode(final, condition), final), strict=True)
+                images |= zip(rows, images_or_failures(editor.decode(final, condition)), strict=True)
     return [images[row] for row in range(len(tasks))]
 
 

@@ -4,42 +4,29 @@
     FOLDER/images/<id>/source.png, 1.png, 2.png …       with a reward the edits of a task are numbered best first
 
 What is saved is what was scored, at the size of the source; `generated` says in which size the editor made it, where
-that is another (`editing.data.Task.edit`).
+that is another (`editing.data.Task.edit`). Columns of the input stand beside those of the edit, under the name
+`input_NAME` where it is taken. A row that could not be edited has no image, a status and a reason.
 
 Rows are appended to `edits.jsonl.part`, a whole task at a time, and the file gets its name when all are there; a run
 that was killed goes on where it was, if its settings are the same.
 """
 
-__all__ = ["Produced", "Settings", "produce"]
+__all__ = ["Broken", "Produced", "Settings", "check_folder", "produce"]
 
 import json
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from editing.candidates import candidates
 from editing.data import Task
 from editing.editors.editor import Editor
-from mmreward.edit import Edit
+from editing.produce_rows import Broken, Settings, edit_tasks
+from mmreward.atomic import save_file_atomic
 from mmreward.reward import Reward
-from mmreward.score import Score
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the outcome; a killed run goes on only under the same."""
-
-    editor: str
-    members: int
-    steps: int
-    seed: int
-    reward: str | None
-    tasks: str
-    """Where the tasks come from, in words."""
+from mmreward.strict_json import dumps
 
 
 @dataclass(frozen=True)
@@ -51,14 +38,13 @@ class Produced:
     failed: int
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A task that cannot be read; it becomes a row with a status."""
-
-    id: str
-    instruction: str
-    error: str
-    status: str = "io_error"
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuses a finished data set in `folder`, unless it is to be overwritten."""
+    if (folder / "edits.jsonl").exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds edits (edits.jsonl); add --overwrite to start again, or choose another folder "
+            "with --out"
+        )
 
 
 def produce(
@@ -69,44 +55,83 @@ def produce(
     folder: Path,
     batch: int = 64,
     on_task: Callable[[], None] = lambda: None,
+    on_resume: Callable[[int], None] = lambda done: None,
+    overwrite: bool = False,
 ) -> Produced:
-    """Edits each task `settings.members` times into `folder`; ids of tasks are unique."""
+    """Edits each task `settings.members` times into `folder`; ids of tasks are unique.
+
+    `on_task` is called after each task, `on_resume` once with the number of tasks that an unfinished run has done.
+    With `overwrite`, what an earlier run wrote is removed first. Raises ValueError for an unfinished run of other
+    settings, FileExistsError for a finished one.
+    """
     folder = Path(folder)
+    check_folder(folder, overwrite)
+    editor.schedule(settings.steps, (256, 1))  # refuses a number of steps that the editor does not have
     folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _clear(folder)
     final, part = folder / "edits.jsonl", folder / "edits.jsonl.part"
     done = _resume(folder, part, settings)
-    with part.open("a", encoding="utf-8") as file:
+    if done:
+        on_resume(len(done))
+    with part.open("a", encoding="utf-8", errors="backslashreplace") as file:
         rest = _skip(tasks, done, on_task)
         while some := list(islice(rest, max(1, batch // settings.members))):
-            for rows in _edit(some, editor, reward, settings, folder, batch):
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            for rows in edit_tasks(some, editor, reward, settings, folder, batch):
+                file.write("".join(dumps(row) + "\n" for row in rows))
                 file.flush()
                 on_task()
     part.rename(final)
     (folder / "settings.json").unlink(missing_ok=True)
-    written = [json.loads(line) for line in final.read_text(encoding="utf-8").splitlines()]
+    written = [json.loads(line) for line in final.read_text(encoding="utf-8").split("\n") if line]
     return Produced(final, written, sum(row["status"] not in ("ok", "not_applicable") for row in written))
+
+
+# ---- going on
+
+
+def _clear(folder: Path) -> None:
+    for name in ("edits.jsonl", "edits.jsonl.part", "settings.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "images", ignore_errors=True)
 
 
 def _resume(folder: Path, part: Path, settings: Settings) -> set[str]:
     """Ids of the tasks whose rows are all there; a task that was cut off is dropped from the file."""
     file = folder / "settings.json"
-    if part.exists() and file.exists() and json.loads(file.read_text()) != asdict(settings):
-        raise ValueError(
-            f"{folder} holds an unfinished run with other settings ({file.read_text().strip()}); "
-            "choose another folder, or remove it"
-        )
-    file.write_text(json.dumps(asdict(settings)) + "\n")
+    now = asdict(settings)
+    if part.exists():
+        _check_settings(folder, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, now)
+    save_file_atomic(file, lambda partial: _write_text(partial, dumps(now) + "\n"))
     if not part.exists():
         return set()
-    rows: dict[str, list[str]] = {}
-    for line in part.read_text(encoding="utf-8").split("\n")[:-1]:
-        rows.setdefault(json.loads(line)["task"], []).append(line)
-    whole = {
-        name: lines for name, lines in rows.items() if len(lines) == settings.members or '"edited": null' in lines[0]
-    }
-    part.write_text("".join(line + "\n" for lines in whole.values() for line in lines), encoding="utf-8")
-    return set(whole)
+    lines: dict[str, list[bytes]] = {}
+    whole: set[str] = set()
+    for line in part.read_bytes().split(b"\n")[:-1]:  # what follows the last line break was cut off
+        row = json.loads(line)
+        lines.setdefault(row["task"], []).append(line)
+        if "member" not in row or len(lines[row["task"]]) == settings.members:
+            whole.add(row["task"])
+    kept = b"".join(line + b"\n" for task, rows in lines.items() if task in whole for line in rows)
+    save_file_atomic(part, lambda partial: _write_bytes(partial, kept))
+    return whole
+
+
+def _check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    different = [f"{name} {before.get(name)!r}, now {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if different:
+        raise ValueError(
+            f"{folder} holds an unfinished run with other settings ({'; '.join(different)}); repeat its call to go "
+            "on, add --overwrite to start again, or choose another folder with --out"
+        )
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def _write_bytes(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
 
 
 def _skip(tasks: Iterable[Task | Broken], done: set[str], on_task: Callable[[], None]) -> Iterator[Task | Broken]:
@@ -119,77 +144,3 @@ def _skip(tasks: Iterable[Task | Broken], done: set[str], on_task: Callable[[], 
             on_task()
         else:
             yield task
-
-
-def _edit(
-    some: Sequence[Task | Broken],
-    editor: Editor,
-    reward: Reward | None,
-    settings: Settings,
-    folder: Path,
-    batch: int,
-) -> Iterator[list[dict[str, Any]]]:
-    good = [task for task in some if isinstance(task, Task)]
-    names = [f"edit/{settings.seed}/{task.id}" for task in good]
-    sources, texts = [task.source for task in good], [task.instruction for task in good]
-    made = candidates(editor, sources, texts, names, settings.members, settings.steps, batch) if good else []
-    edits = [[task.edit(image) for image in images] for task, images in zip(good, made, strict=True)]
-    scores: list[Score] = []
-    if reward is not None:
-        scores = reward.score([edit for members in edits for edit in members])
-    position = 0
-    for task in some:
-        if isinstance(task, Broken):
-            given = {"id": task.id, "task": task.id, "instruction": task.instruction, "source": None, "edited": None}
-            yield [{**given, "status": task.status, "error": task.error}]
-            continue
-        own = scores[position * settings.members : (position + 1) * settings.members]
-        yield _write(task, edits[position], own, settings, folder)
-        position += 1
-
-
-def _write(
-    task: Task, edits: Sequence[Edit], scores: Sequence[Score], settings: Settings, folder: Path
-) -> list[dict[str, Any]]:
-    place = Path("images") / _file_name(task.id)
-    (folder / place).mkdir(parents=True, exist_ok=True)
-    task.source.save(folder / place / "source.png")
-    order = sorted(range(len(edits)), key=lambda member: _rank_key(scores[member]) if scores else 0.0)
-    rows = []
-    for rank, member in enumerate(order, 1):
-        image = place / f"{rank}.png"
-        edits[member].image("edited").save(folder / image)
-        row: dict[str, Any] = {
-            "id": task.id if len(edits) == 1 else f"{task.id}/{member}",
-            "task": task.id,
-            "instruction": task.instruction,
-            "source": str(place / "source.png"),
-            "edited": str(image),
-            "source_caption": task.source_caption,
-            "target_caption": task.target_caption,
-            "criteria": task.criteria,
-            **(edits[member].meta or {}),
-            "editor": settings.editor,
-            "steps": settings.steps,
-            "seed": settings.seed,
-            "member": member,
-            "status": "ok",
-        }
-        if scores:
-            score = scores[member]
-            row |= {"rank": rank, "overall": _number(score.overall), "status": score.status, "error": score.error}
-            row |= {"scores": {name: _number(value) for name, value in score.dims.items()}, "reward": settings.reward}
-        rows.append({name: value for name, value in row.items() if value is not None or name in ("edited", "overall")})
-    return rows
-
-
-def _rank_key(score: Score) -> float:
-    return math.inf if math.isnan(score.overall) else -score.overall
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".") or "_"

@@ -22,8 +22,8 @@ from mmreward.training.checkpoint import latest_checkpoint
 def saved_before_errors(
     state: State, whole: Callable[[], Counters], folder: Path, processes: Processes, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """An error inside the `with` comes out of it after a checkpoint, if there is none of that iteration yet; `say` tells
-    people. The first process writes it and asks nothing of the others, which may be gone.
+    """An error inside the `with` comes out of it after a checkpoint, if there is none of that iteration yet; `say`
+    tells people. The first process writes it and asks nothing of the others, which may be gone.
 
     Args:
         whole: the counters when the last iteration was whole.

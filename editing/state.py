@@ -9,10 +9,12 @@ __all__ = ["Counters", "State", "counters", "export", "restore", "save"]
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from editing.editors import load_editor
 from editing.editors.editor import Editor
+from editing.editors.lora import save_lora
+from editing.editors.pipeline import PipelineEditor
 from editing.processes import Processes
 from editing.recipe import Recipe
 from editing.resume import check_same_run
@@ -121,13 +123,17 @@ def restore(state: State, folder: Path, processes: Processes) -> bool:
 
 
 def export(state: State, editor: Editor, folder: Path, processes: Processes) -> None:
-    """The present weights as an editor that loads like any other."""
+    """The present weights as an editor in `folder` that loads like any other, and a LoRA in `lora` beside it; what of
+    both is written says `policy.export`. All processes must call it.
+    """
     config = state.recipe.policy
-    table = state.policies.tables()["policy"]
-    if config.shard:  # the network lies in parts: put together what was trained, in a fresh copy of the rest
-        trained = {name: whole(tensor, processes.main) for name, tensor in table.items()}
-        if processes.main:
+    trained = {name: whole(p, processes.main) for name, p in state.policies.tables()["policy"].items()}
+    if not processes.main:
+        return
+    if "lora" in config.exports:
+        save_lora(cast(PipelineEditor, editor), folder.with_name("lora"), weights=trained)
+    if "model" in config.exports:
+        if config.shard:  # the network lies in parts: put together what was trained, in a fresh copy of the rest
             editor = load_editor(state.recipe.editor)
             Policies.of(editor, config).restore({"policy": trained, "set_start": trained})
-    if processes.main:
         editor.save(folder)

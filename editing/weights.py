@@ -32,6 +32,8 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
     alpha: int = Field(default=64, gt=0)
     shard: bool = False
     """Spread the network over all processes (FSDP2), where one device cannot hold it (see `editing.sharding`)."""
+    export: Literal["both", "merged", "lora"] = "both"
+    """What a run writes at its end: the whole editor, with a LoRA merged (`model`), the LoRA (`lora`), or both."""
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
     keep: float = Field(default=0.0, ge=0, lt=1)
@@ -46,6 +48,19 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
         if self.keep and not self.ema:
             raise ValueError(f"keep {self.keep:g} is a share of the average, and with ema: 0 there is none; set ema")
         return self
+
+    @model_validator(mode="after")
+    def _has_what_it_exports(self) -> "PolicyConfig":
+        if self.export == "lora" and self.weights != "lora":
+            raise ValueError(f"export: lora (--lora-only), but weights: {self.weights} trains none; set weights: lora")
+        return self
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Names of the folders that a run writes at its end."""
+        if self.weights != "lora":
+            return ("model",)
+        return {"both": ("model", "lora"), "merged": ("model",), "lora": ("lora",)}[self.export]
 
 
 class Policies:

@@ -33,6 +33,9 @@ def edit(
     reward: Annotated[
         str | None, typer.Option("--reward", "-r", help="Sort by this reward, best first; for example vlm:tiny.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Sort by this dimension of the reward instead of its overall.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images and edits.jsonl.")] = Path("edits"),
     world: Annotated[
         str | None, typer.Option("--world", help="Tasks of a procedural world instead of an input: shapes.")
@@ -52,14 +55,15 @@ def edit(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits sampled at once.")] = 64,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again over what the folder holds.")] = False,
 ) -> None:
     """Edit images: N candidates for each source and instruction, sorted by a reward.
 
     Give one image (--source and --instruction), a data set (INPUT with the columns id, instruction and source), or
-    --world shapes. The folder gets the images and edits.jsonl, which `mmreward score` reads. A run that was stopped
-    goes on where it was.
+    --world shapes. The folder gets the images and edits.jsonl, which `mmreward score` reads. The same call goes on
+    with a run that was stopped; a folder that holds other or finished edits is refused, unless --overwrite is given.
 
-    Exit code 0: all edited; 1: some rows failed, see the columns status and error; 2: wrong call.
+    Exit code 0: all edited; 1: some rows failed (see the columns status and error), or none was edited; 2: wrong call.
 
     Examples:
 
@@ -73,8 +77,12 @@ def edit(
         raise ValueError("say what to edit: either INPUT, or --source with --instruction, or --world shapes")
     if (source is None) != (instruction is None):
         raise ValueError("--source and --instruction belong together; one of them is missing")
-    if (out / "edits.jsonl").exists():
-        raise FileExistsError(f"{out} already holds edits (edits.jsonl); choose another folder with --out")
+    if by is not None and reward is None:
+        raise ValueError("--by names a dimension of a reward; say which with --reward")
+
+    from editing.produce import Settings, check_folder, produce
+
+    check_folder(out, overwrite)
 
     total: int
     if world is not None:
@@ -82,7 +90,7 @@ def edit(
         described = f"{world} {split} {kinds or 'all kinds'} {start}-{start + tasks}"
     elif input is not None:
         total, work = _of_file(input, map or [])
-        described = f"{input}"
+        described = " ".join([f"{input}", *(map or [])])
     else:
         assert source is not None and instruction is not None
         total, work = 1, _of_image(source, instruction)
@@ -90,15 +98,19 @@ def edit(
 
     from app.quiet import quiet
     from editing.editors import load_editor
-    from editing.produce import Settings, produce
+    from mmreward.combine import with_overall
     from mmreward.reward import load_reward
 
     quiet()
     console = Console(stderr=True)
     with console.status(f"loading {editor}"):
-        loaded = load_editor(editor, device=device or _best_device())
-        judge = load_reward(reward) if reward else None
-    settings = Settings(editor, count, steps or loaded.default_steps, seed, reward, described)
+        judge = with_overall(load_reward(reward), by) if reward else None
+        loaded = load_editor(editor, device=device)
+    settings = Settings(editor, count, steps or loaded.default_steps, seed, reward, described, by)
+
+    def goes_on(done: int) -> None:
+        console.print(f"{out} holds an unfinished run of this call: going on after {done} of {total} tasks")
+
     with Progress(
         TextColumn("editing"),
         BarColumn(),
@@ -111,11 +123,22 @@ def edit(
     ) as progress:
         bar = progress.add_task("editing", total=total)
         try:
-            result = produce(work, loaded, judge, settings, out, batch_size, on_task=lambda: progress.advance(bar))
+            result = produce(
+                work,
+                loaded,
+                judge,
+                settings,
+                out,
+                batch_size,
+                on_task=lambda: progress.advance(bar),
+                on_resume=goes_on,
+                overwrite=overwrite,
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; what is done is kept: run the same command again to go on") from None
-    _report(result)
-    if result.failed:
+    useful = any(row["edited"] if judge is None else row.get("overall") is not None for row in result.rows)
+    _report(result, fine=("ok", "not_applicable") if useful else ("ok",))
+    if result.failed or not useful:
         raise typer.Exit(1)
 
 
@@ -146,15 +169,15 @@ def _of_file(path: Path, pairs: list[str]) -> tuple[int, Iterator["Task | Broken
     def each() -> Iterator["Task | Broken"]:
         for row in rows:
             if row.error:
-                yield Broken(row.id, row.instruction, row.error)
+                yield Broken(row.id, row.instruction, row.error, meta=row.meta)
                 continue
             try:
                 image = open_image(row.images.get("source"), "source")
             except ImageError as error:
-                yield Broken(row.id, row.instruction, error.message)
+                yield Broken(row.id, row.instruction, error.message, error.status, row.meta)
                 continue
             if not row.instruction.strip():
-                yield Broken(row.id, "", "the instruction is empty", "not_applicable")
+                yield Broken(row.id, "", "the instruction is empty", "not_applicable", row.meta)
                 continue
             texts = {name: row.texts.get(name) for name in ("source_caption", "target_caption", "criteria")}
             yield Task(row.id, image, row.instruction, mask=row.images.get("mask"), meta=dict(row.meta), **texts)
@@ -175,13 +198,8 @@ def _of_image(source: Path, instruction: str) -> Iterator["Task | Broken"]:
     return iter([Task(source.stem, image, instruction)])
 
 
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _report(result: "Produced") -> None:
+def _report(result: "Produced", fine: tuple[str, ...]) -> None:
+    """The best edits or their means; the reasons of the first rows whose status is not among `fine`; counts."""
     console = Console(highlight=False)
     rows = result.rows
     ranked = [row for row in rows if "rank" in row]
@@ -201,8 +219,10 @@ def _report(result: "Produced") -> None:
         if best:
             mean = sum(row["overall"] for row in scored) / len(scored)
             console.print(f"mean overall {mean:.3f}; of the best of each task {sum(best) / len(best):.3f}")
-    for row in [row for row in rows if row["status"] not in ("ok", "not_applicable")][:3]:
-        console.print(f"{row['id']}: {row['status']}: {row.get('error')}")
     made = sum(row["edited"] is not None for row in rows)
-    console.print(f"{made} edits of {len({row['task'] for row in rows})} tasks, {result.failed} rows failed")
+    for row in [row for row in rows if row["status"] not in fine][:3]:
+        console.print(f"{row['id']}: {row['status']}: {row.get('error')}", markup=False)
+    left_out = sum(row["status"] == "not_applicable" and row["edited"] is None for row in rows)
+    counts = f"{made} edits of {len({row['task'] for row in rows})} tasks, {result.failed} rows failed"
+    console.print(counts + (f", {left_out} not applicable" if left_out else ""))
     console.print(f"Written to {result.file}")

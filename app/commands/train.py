@@ -50,6 +50,9 @@ SETTINGS: dict[str, str] = {
 }
 """Task -> `module:model` of its settings, for a dry run."""
 
+SEVERAL_PROCESSES = ("grpo", "reward", "conditioned")
+"""Tasks that share their work among the processes of a launcher; all others train in one."""
+
 RECIPE_FOLDERS = (("mmreward", "fit/recipes"), ("editing", "recipes"))
 
 
@@ -129,6 +132,16 @@ def _task_of(recipe: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return task, {key: value for key, value in recipe.items() if key != "task"}
 
 
+def _check_processes(task: str) -> None:
+    """Refuses several processes that would all train the same thing in the same folder."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1" and task not in SEVERAL_PROCESSES:
+        raise ValueError(
+            f"task {task!r} trains in one process, and a launcher started {size} (WORLD_SIZE); start it without one: "
+            "mmreward train …"
+        )
+
+
 def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bool:
     """Print what a recipe would do; whether it could start. Raises ValueError for settings that are wrong."""
     from app.dry_run import show_reward_run, show_settings
@@ -136,6 +149,7 @@ def dry_run(recipe: dict[str, Any], name: str, folder: Path, resume: bool) -> bo
     from mmreward.training.checkpoint import refuse_to_overwrite
 
     task, settings = _task_of(recipe)
+    _check_processes(task)
     module, _, model = SETTINGS[task].partition(":")
     read = read_config(getattr(import_module(module), model), settings)
     if TASKS[task] == "editing.trainer:run":
@@ -158,13 +172,30 @@ def _print(text: str) -> None:
         print(text)
 
 
+def _kept_recipe(out: Path | None, resume: bool) -> Path:
+    """The recipe of the run in `out`, where none is named."""
+    if not resume or out is None:
+        raise ValueError(
+            "name a recipe, or go on with a run: mmreward train --resume --out FOLDER; bundled recipes: "
+            + ", ".join(recipe_names())
+        )
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--resume: {out} has no recipe.yaml, so it was not started by this command; name its recipe: "
+            f"mmreward train RECIPE --resume --out {out}"
+        )
+    return path
+
+
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
-    """Check the task, keep the settings beside the results, and train."""
+    """Check the task, keep the settings beside the results, and train. A resumed run keeps those of its start."""
     from app.run_folder import run_folder
     from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
 
     task, recipe = _task_of(recipe)
-    if resume and latest_checkpoint(folder) is None:
+    _check_processes(task)
+    if resume and _leads() and latest_checkpoint(folder) is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
     module, _, function = TASKS[task].partition(":")
     run = getattr(import_module(module), function)
@@ -172,8 +203,32 @@ def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         run(recipe, folder, resume)
         return
     refuse_to_overwrite(folder, resume)
-    with run_folder(folder, {"task": task, **recipe}):
+    kept = resume and (folder / "recipe.yaml").is_file()
+    if kept:
+        _check_same_run(task, recipe, folder / "recipe.yaml")
+    with run_folder(folder, None if kept else {"task": task, **recipe}):
         run(recipe, folder, resume)
+
+
+def _check_same_run(task: str, recipe: dict[str, Any], kept: Path) -> None:
+    """A run goes on with the settings of its start. Reward training asks its checkpoint, which knows them all."""
+    from mmreward.config import ConfigError, read_config, read_yaml
+    from mmreward.training.same_run import LENGTH_AND_SAVING, differences
+
+    if TASKS[task] == "editing.trainer:run":
+        return
+    before_task, before = _task_of(read_yaml(kept))
+    changed = [] if before_task == task else [f"task was {before_task!r} and is {task!r}"]
+    if not changed and task in SETTINGS:
+        module, _, model = SETTINGS[task].partition(":")
+        settings = getattr(import_module(module), model)
+        dumps = [read_config(settings, values).model_dump(mode="json") for values in (before, recipe)]
+        changed = differences(*dumps)
+    if changed:
+        raise ConfigError(
+            f"--resume: {kept} says that it was another run: {'; '.join(changed)}. Only {', '.join(LENGTH_AND_SAVING)} "
+            "may change; leave the recipe out to go on as it was, or choose another --out"
+        )
 
 
 def _leads() -> bool:
@@ -182,7 +237,10 @@ def _leads() -> bool:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file (.yaml) or the name of a bundled recipe.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe file (.yaml) or the name of a bundled recipe; with --resume that of --out."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints, log and result (default: runs/RECIPE).")
     ] = None,
@@ -193,6 +251,9 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a setting; a dot goes one level down.")
     ] = None,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="Write the trained LoRA alone, and no merged editor (policy.export).")
+    ] = False,
     only_look: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would do, cost and lack, and start nothing.")
     ] = False,
@@ -203,7 +264,7 @@ def train(
 
       mmreward train grpo-tiny --minutes 15 --out runs/first
 
-      mmreward train grpo-tiny --out runs/first --resume
+      mmreward train --resume --out runs/first
 
       mmreward train my-recipe.yaml --set loop.lr=1e-4 --set seed=1
 
@@ -216,9 +277,10 @@ def train(
     from rich.console import Console
 
     say = Console(stderr=True, soft_wrap=True, highlight=False)
-    path = find_recipe(recipe)
+    path = _kept_recipe(out, resume) if recipe is None else find_recipe(recipe)
     folder = out or Path("runs") / path.stem
-    settings = read_recipe(path, change or [], minutes)
+    change = [*(change or []), *(["policy.export=lora"] if lora_only else [])]
+    settings = read_recipe(path, change, minutes)
 
     from app.quiet import quiet
 
@@ -234,10 +296,11 @@ def train(
         run_recipe(settings, folder, resume)
     except (KeyboardInterrupt, Interrupted) as stop:
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
-        options += [word for text in change or [] for word in ("--set", text)]
-        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
+        options += [word for text in change for word in ("--set", text)]
+        command = ["mmreward", "train", str(path) if recipe is None else recipe, "--out", str(folder), *options]
+        going_on = ["mmreward", "train", "--resume", "--out", str(folder), *(options if resume else [])]
         if _leads():
-            say.print(stopped(stop, folder, command, [*command, "--resume"]), markup=False)
+            say.print(stopped(stop, folder, command, going_on), markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)
@@ -245,6 +308,10 @@ def train(
     if not _leads():
         return
     say.print(f"Done: {folder}", markup=False)
+    if (folder / "lora").is_dir():
+        base, lora = settings.get("editor", "tiny"), folder / "lora"
+        spec = f"{base}{'&' if '?' in base else '?'}lora={lora}"
+        say.print(f"LoRA: {lora}, for diffusers' load_lora_weights or --editor '{spec}'", markup=False)
     if TASKS[settings["task"]] == "editing.trainer:run":
         from app.web.run_report import write_run_report
 

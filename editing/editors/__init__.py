@@ -30,9 +30,12 @@ def load_editor(spec: str, **options: Any) -> Editor:
     Hugging Face Hub.
 
     Options go to the adapter, from the call or from the name, where a recipe can give them:
-    "owner/name?dtype=bfloat16&max_area=262144&park=cpu". `dtype`, `max_area`, `steps`, `guidance` and `park` are for
-    all families, `image_guidance`, `text_area` and `max_tokens` for some (see the adapters); `asked`, `low` and
+    "owner/name?dtype=bfloat16&max_area=262144&park=cpu". `dtype`, `max_area`, `steps`, `guidance`, `park`, `domain`
+    ("any": sources that the editor was not made for, too) and `lora` (a folder with a LoRA, merged as it is loaded) are
+    for all families, `image_guidance`, `text_area` and `max_tokens` for some (see the adapters); `asked`, `low` and
     `score_guidance` for editors that were fine-tuned with scores as conditions: "FOLDER?asked=quality:0.5".
+
+    Raises ValueError for a name, an option or a device that there is not, and where the hub cannot be reached.
     """
     spec, _, query = spec.partition("?")
     folder = Path(spec)
@@ -83,6 +86,8 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "asked": _scores,
     "low": _scores,
     "park": str,
+    "domain": str,
+    "lora": str,
 }
 """Options that a name may carry -> how they are read."""
 
@@ -90,9 +95,9 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 def editor_options(query: str, adapter: Any) -> dict[str, Any]:
     """The options in a name, as the adapter takes them."""
     inits = (vars(cls)["__init__"] for cls in inspect.getmro(adapter) if "__init__" in vars(cls))
-    takes = {"dtype", "park"}.union(*(inspect.signature(init).parameters for init in inits))
+    takes = {"dtype", "park", "domain", "lora"}.union(*(inspect.signature(init).parameters for init in inits))
     found: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
         if name not in _OPTIONS or name not in takes:
             from mmreward.reward import unknown
 
@@ -107,13 +112,11 @@ def editor_options(query: str, adapter: Any) -> dict[str, Any]:
 def _hub_index(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(hf_hub_download(repository, "model_index.json"))
-    except Exception as error:
-        raise ValueError(
-            f"could not read the editor {repository!r} from the Hugging Face Hub ({type(error).__name__}: {error}); "
-            "check the name and the connection, or give a folder on disk"
-        ) from error
+    from editing.editors.hub import offline_first
+
+    return offline_first(
+        repository, lambda local: Path(hf_hub_download(repository, "model_index.json", local_files_only=local))
+    )
 
 
 def adapter_of(index: Path) -> Any:

@@ -16,7 +16,6 @@ the scores and what is asked for are in its card.
 __all__ = ["WEIGHTS", "Conditioned", "conditioned", "conditioned_form"]
 
 import math
-import shutil
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -134,24 +133,21 @@ class Conditioned(PipelineEditor):
         self.conditioner.to(device)
         return super().to(device)
 
-    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        folder = Path(folder)
-        whole = folder.with_name(folder.name + ".whole")
-        super().save(whole, dtype)
+    def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
+        super()._write(folder, dtype)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.conditioner.state_dict().items()}
-        save_file(state, whole / WEIGHTS)
-        shutil.rmtree(folder, ignore_errors=True)
-        whole.rename(folder)
+        save_file(state, folder / WEIGHTS)
 
     @classmethod
     def load(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype = torch.float32,
+        lora: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        editor = super().load(folder, device, dtype, **options)
+        editor = super().load(folder, device, dtype, lora, **options)
         file = Path(folder) / WEIGHTS
         state = load_file(file)
         check_weights(editor.conditioner.state_dict(), state, file)
@@ -200,7 +196,12 @@ def conditioned_form(adapter: type[PipelineEditor]) -> type[Conditioned]:
 
 def conditioned(editor: PipelineEditor, **options: Any) -> Conditioned:
     """`editor`, whose parts are used as they are, with new conditions: exactly itself until it is trained."""
-    kept: dict[str, Any] = {"max_area": editor.max_area, "steps": editor.default_steps, "park": editor.park}
+    kept: dict[str, Any] = {
+        "max_area": editor.max_area,
+        "steps": editor.default_steps,
+        "park": editor.park,
+        "domain": editor.domain,
+    }
     form = conditioned_form(type(editor))
     name = f"{editor.name}-conditioned"
     return form(editor.pipeline, name=name, **kept, **editor._settings(), **options).to(editor.device)

@@ -11,7 +11,17 @@ live in its adapter and nowhere else. Sampling is `editing.rollout`; one step of
     images = to_images(editor.decode(rollout(editor, condition, x, sigmas, ODE()).final, condition))
 """
 
-__all__ = ["Condition", "ConditionCache", "Editor", "Prediction", "seeded_noise", "to_images"]
+__all__ = [
+    "Condition",
+    "ConditionCache",
+    "Editor",
+    "NotFiniteError",
+    "Prediction",
+    "images_or_failures",
+    "seeded_noise",
+    "to_images",
+    "unit_range",
+]
 
 import hashlib
 from collections import OrderedDict
@@ -24,6 +34,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from mmreward.score import Failure
+from mmreward.training import TrainingError
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,6 @@ class Condition:
         index = rows if isinstance(rows, slice | Tensor) else torch.as_tensor(list(rows), dtype=torch.long)
         return self._map(lambda tensor: tensor[index])
 
-    def to(self, device: torch.device | str) -> "Condition":
-        return self._map(lambda tensor: tensor.to(device))
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         tensors = {name: change(tensor) for name, tensor in self.tensors.items()}
         return Condition(tensors, self.latent_shape, self.size)
@@ -76,6 +86,8 @@ class Editor(Protocol):
     """Sampling steps when nobody says otherwise."""
     predicts: Literal["velocity", "noise"]
     """What the network predicts."""
+    domain: str
+    """For which sources it is valid, see `mmreward.domain`: any, or shapes."""
 
     def edit_size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) of the edits of a source of this size: its bucket. Rows of one bucket can share a batch."""
@@ -104,18 +116,54 @@ class Editor(Protocol):
         ...
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """Images [B, 3, H, W], float32 in [0, 1]; differentiable."""
+        """Images [B, 3, H, W], float32 in [0, 1]; NaN where the network's output is not finite; differentiable."""
         ...
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes a folder that loads again, LoRA merged; `dtype` is that of the stored weights."""
+        """Writes a folder that loads again, whole or not at all, LoRA merged; `dtype` is that of the stored weights."""
         ...
 
 
+class NotFiniteError(TrainingError):
+    """An editor's network gave NaN or infinity where an image was expected."""
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """An autoencoder's pixels in [-1, 1], of any float type, as float32 in [0, 1]; what is infinite becomes NaN, or it
+    would be taken for white or black.
+    """
+    pixels = pixels.float() / 2 + 0.5
+    return torch.where(pixels.isinf(), torch.nan, pixels.clamp(0, 1))
+
+
+def images_or_failures(images: Tensor) -> list[Image.Image | Failure]:
+    """[B, 3, H, W] in [0, 1] to RGB images; one with a pixel that is not finite is a failure of status `error`."""
+    images = images.detach().float()
+    finite = images.isfinite()
+    array = (images.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    whole = finite.flatten(1).all(dim=1).tolist()
+    return [
+        Image.fromarray(pixels) if whole[row] else _not_finite(1 - float(finite[row].float().mean()))
+        for row, pixels in enumerate(array)
+    ]
+
+
 def to_images(images: Tensor) -> list[Image.Image]:
-    """[B, 3, H, W] in [0, 1] to RGB images."""
-    array = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(image) for image in array]
+    """[B, 3, H, W] in [0, 1] to RGB images. Raises `NotFiniteError` where one has a pixel that is not finite."""
+    made = images_or_failures(images)
+    failures = [image for image in made if isinstance(image, Failure)]
+    if failures:
+        raise NotFiniteError(f"{len(failures)} of {len(made)} images: {failures[0].error}")
+    return [image for image in made if not isinstance(image, Failure)]
+
+
+def _not_finite(share: float) -> Failure:
+    return Failure(
+        "error",
+        f"the editor's output is not finite (NaN or infinity in {share:.0%} of it). Half precision may overflow: "
+        "load the editor with ?dtype=bfloat16 or ?dtype=float32, and in training set loop.autocast: no; if it stays so "
+        "in float32, the weights are broken (a collapsed run, a bad merge)",
+    )
 
 
 def seeded_noise(shape: tuple[int, ...], *names: object) -> Tensor:

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from editing.editors.diffusion import from_output, scale, table, trailing_schedule, unit_coordinates
-from editing.editors.editor import Condition, Prediction
+from editing.editors.editor import Condition, Prediction, unit_range
 from editing.editors.pipeline import PipelineEditor
 
 
@@ -133,7 +133,7 @@ class InstructPix2PixEditor(PipelineEditor):
         mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
         if mean and deviation:
             grid = grid * grid.new_tensor(deviation).view(1, -1, 1, 1) + grid.new_tensor(mean).view(1, -1, 1, 1)
-        return (vae.decode(grid, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(vae.decode(grid, return_dict=False)[0])
 
     def _grid(self, condition: Condition) -> tuple[int, int]:
         height, width = (side // self.pipeline.vae_scale_factor for side in condition.size)

@@ -23,7 +23,7 @@ from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RES
 from PIL import Image
 from torch import Tensor
 
-from editing.editors.editor import Condition, Prediction
+from editing.editors.editor import Condition, Prediction, unit_range
 from editing.editors.flow import from_velocity, shifted_schedule
 from editing.editors.pipeline import PipelineEditor
 
@@ -108,7 +108,7 @@ class KontextEditor(PipelineEditor):
         vae, size = self.pipeline.vae, condition.size
         grid = self.pipeline._unpack_latents(latents.to(vae.dtype), *size, self.pipeline.vae_scale_factor)
         grid = grid / vae.config.scaling_factor + vae.config.shift_factor
-        return (vae.decode(grid, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(vae.decode(grid, return_dict=False)[0])
 
     @staticmethod
     def pack(grid: Tensor) -> Tensor:

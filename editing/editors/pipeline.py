@@ -10,7 +10,6 @@ __all__ = ["PipelineEditor"]
 
 import copy
 import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from editing.editors.buckets import SHAPES, Shapes, bucket
+from editing.editors.device import usable_device
 from editing.editors.editor import Condition, ConditionCache, Prediction, seeded_noise
+from editing.editors.hub import offline_first
+from editing.editors.lora import load_lora
+from editing.editors.merge import merged
+from mmreward.atomic import save_atomic
+from mmreward.domain import ANY, DOMAINS
+from mmreward.reward import unknown
 
 
 class PipelineEditor(ABC):
@@ -38,6 +44,7 @@ class PipelineEditor(ABC):
         cache_bytes: encoded conditions that are kept.
         park: where the text encoders wait between encodings ("cpu" leaves their memory to the network); None keeps
             them on the device.
+        domain: for which sources it is valid (`mmreward.domain`).
     """
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -61,8 +68,11 @@ class PipelineEditor(ABC):
         steps: int,
         cache_bytes: int = 2**29,
         park: str | torch.device | None = None,
+        domain: str = ANY,
     ) -> None:
-        self.pipeline, self.name, self.park = pipeline, name, park
+        if domain not in DOMAINS:
+            raise unknown("domain of an editor", domain, DOMAINS)
+        self.pipeline, self.name, self.park, self.domain = pipeline, name, park, domain
         self.max_area, self.default_steps = max_area, steps
         self.module: nn.Module = getattr(pipeline, self.network)
         for component in (pipeline.vae, *self._text_encoders()):
@@ -75,22 +85,38 @@ class PipelineEditor(ABC):
     def load(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype = torch.float32,
+        lora: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        """From a folder or hub id, safetensors only; options as in the constructor."""
+        """From a folder or hub id, safetensors only; options as in the constructor. `lora` is a folder that
+        `editing.editors.lora.save_lora` wrote; it is merged. `device`: None is the best there is.
+        """
+        device = usable_device(device)
         described = Path(folder) / "mmreward.json"
-        settings = json.loads(described.read_text()).get("editor", {}) if described.is_file() else {}
+        card = json.loads(described.read_text()) if described.is_file() else {}
+        settings = {"domain": card.get("domain", ANY), **card.get("editor", {})}
         with _quiet():
-            index = DiffusionPipeline.load_config(folder)
-            kind = index["_class_name"]
-            if kind not in cls.pipelines:
-                raise ValueError(f"{folder} is a {kind}; {cls.__name__} reads {' and '.join(cls.pipelines)}")
-            none = {name: None for name in cls.left_out if name in index}
-            pipeline = getattr(diffusers, kind).from_pretrained(folder, dtype=dtype, use_safetensors=True, **none)
+            if Path(folder).exists():
+                pipeline = cls._pipeline(folder, dtype, local=True)
+            else:
+                pipeline = offline_first(str(folder), lambda local: cls._pipeline(folder, dtype, local))
+            if lora is not None:
+                load_lora(pipeline, lora)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, **{"name": Path(folder).name, **settings, **options}).to(device)
+
+    @classmethod
+    def _pipeline(cls, folder: str | Path, dtype: torch.dtype, local: bool) -> DiffusionPipeline:
+        index = DiffusionPipeline.load_config(folder, local_files_only=local)
+        kind = index["_class_name"]
+        if kind not in cls.pipelines:
+            raise ValueError(f"{folder} is a {kind}; {cls.__name__} reads {' and '.join(cls.pipelines)}")
+        none = {name: None for name in cls.left_out if name in index}
+        return getattr(diffusers, kind).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=local, **none
+        )
 
     def to(self, device: str | torch.device) -> Self:
         """Everything on `device`, but parked text encoders."""
@@ -158,35 +184,25 @@ class PipelineEditor(ABC):
     def decode(self, latents: Tensor, condition: Condition) -> Tensor: ...
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        parts = {**self.pipeline.components, self.network: self._merged()}
+        save_atomic(Path(folder), lambda partial: self._write(partial, dtype))
+
+    def _write(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """Fills an empty folder with what `load` reads."""
+        parts = {**self.pipeline.components, self.network: merged(self.module)}
         if dtype is not None:
             parts = {name: copy.deepcopy(p).to(dtype) if isinstance(p, nn.Module) else p for name, p in parts.items()}
-        folder = Path(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         with _quiet():
             pipeline = copy.copy(self.pipeline)
             pipeline.register_modules(**parts)
-            pipeline.save_pretrained(partial, safe_serialization=True)
-        _forget_paths(partial)
+            pipeline.save_pretrained(folder, safe_serialization=True)
+        _forget_paths(folder)
         settings = {"max_area": self.max_area, "steps": self.default_steps, **self._settings()}
-        described = json.dumps({"name": self.name, "domain": "any", "editor": settings}, indent=2)
-        (partial / "mmreward.json").write_text(described + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        described = json.dumps({"name": self.name, "domain": self.domain, "editor": settings}, indent=2)
+        (folder / "mmreward.json").write_text(described + "\n")
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """The adapter's own options, to be stored with the weights."""
-
-    def _merged(self) -> nn.Module:
-        """The network; a copy with LoRA merged where it has any."""
-        if not getattr(self.module, "peft_config", None):
-            return self.module
-        module: Any = copy.deepcopy(self.module)
-        module.fuse_lora()
-        module.unload_lora()
-        return module
 
     def _text_encoders(self) -> list[nn.Module]:
         found = (getattr(self.pipeline, name, None) for name in self.encoders)
@@ -233,12 +249,18 @@ def _forget_paths(folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without diffusers' remarks on components of another class than the family's own, and its progress bar."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Without the libraries' progress bars and remarks, such as on components of another class than the family's."""
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        for library, (verbosity, has_bar) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if has_bar:
+                library.enable_progress_bar()

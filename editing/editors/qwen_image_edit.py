@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from editing.editors.buckets import bucket
-from editing.editors.editor import Condition, Prediction
+from editing.editors.editor import Condition, Prediction, unit_range
 from editing.editors.flow import from_velocity, shifted_schedule
 from editing.editors.pipeline import PipelineEditor
 
@@ -115,8 +115,7 @@ class QwenImageEditEditor(PipelineEditor):
         mean, deviation = (
             grid.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
         )
-        images = vae.decode(grid * deviation + mean, return_dict=False)[0][:, :, 0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(vae.decode(grid * deviation + mean, return_dict=False)[0][:, :, 0])
 
 
 def _targets(network: Any) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from editing.candidates import candidates
-from editing.editors.editor import Editor
+from editing.editors.editor import Editor, NotFiniteError
+from mmreward.score import Failure
 from mmreward.shapes import Task, Truth, read, truth
 
 
@@ -58,7 +59,10 @@ def editor_success(editor: Editor, tasks: Sequence[Task], steps: int | None = No
         sources = [Image.fromarray(task.source_image) for task in part]
         names = [f"evaluation/{task.id}" for task in part]
         edits = candidates(editor, sources, [task.instruction for task in part], names, steps=steps, batch=batch)
-        images += [members[0] for members in edits]
+        for (image,) in edits:
+            if isinstance(image, Failure):
+                raise NotFiniteError(image.error)
+            images.append(image)
     readings = read([np.asarray(image) for image in images])
     truths = [truth(task.source, task.changes, reading) for task, reading in zip(tasks, readings, strict=True)]
     success = np.array([t.success for t in truths], dtype=float)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmreward.atomic import save_file_atomic
 from mmreward.config import ConfigError
 from mmreward.shapes import Task, World
 
@@ -83,10 +84,7 @@ def encoded_once(
     parts = [encode(chunk) for chunk in track(chunks, total=total, description="encoding triplets")]
     names = dict.fromkeys(name for part in parts for name in part)
     tensors = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial, metadata=made)
-    partial.rename(file)
+    save_file_atomic(file, lambda partial: save_file(tensors, partial, metadata=made))
     return tensors
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmreward.atomic import save_atomic
 from mmreward.shapes import WORLD_VERSION
 
 __all__ = ["about", "save_judge", "write_card"]
@@ -34,16 +34,15 @@ def about(
 
 def save_judge(model: Any, processor: Any, card: Mapping[str, Any], folder: Path) -> None:
     """Write a folder that the Auto classes of transformers load: bfloat16, safetensors. Replaces a folder whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(partial)
-    processor.save_pretrained(partial)
-    write_card(partial, card)
-    for file in partial.iterdir():
-        file.chmod(0o644)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+
+    def write(partial: Path) -> None:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_card(partial, card)
+        for file in partial.iterdir():
+            file.chmod(0o644)
+
+    save_atomic(folder, write)
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:

@@ -26,10 +26,9 @@ __all__ = [
 
 import hashlib
 import json
-import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmreward.atomic import save_atomic
 from mmreward.config import ConfigError
 from mmreward.training.sharded import like
 
@@ -56,38 +56,6 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensors]
     state: dict[str, Any]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def save_atomic(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a temporary folder beside `folder`, flush it, and rename it to `folder`; an older `folder` goes
-    only then.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    if old.exists() and not folder.exists():
-        old.rename(folder)  # killed between the two renames below
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    write(partial)
-    for file in partial.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -3,14 +3,20 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from editing.editors import ADAPTERS, load_editor
 from editing.editors.buckets import ASPECTS, bucket
+from editing.editors.editor import NotFiniteError, images_or_failures, to_images, unit_range
+from editing.editors.instruct_pix2pix import InstructPix2PixEditor
 from editing.editors.lora import save_lora
+from editing.editors.merge import merged, merged_bytes
 from editing.weights import Policies, PolicyConfig
+from mmreward.score import Failure
 
 
 def test_buckets_have_the_area_and_nearly_the_aspect():
@@ -117,6 +123,152 @@ def test_lora_is_float32_on_a_bfloat16_network(random_editor, tmp_path):
     with torch.no_grad():
         loaded = type(editor)(plain, max_tokens=editor.max_tokens).predict(x, 0.5, condition).x0
     assert (loaded - after).abs().mean() < (before - after).abs().mean() / 10
+
+
+def _trained_lora(start, rank: int = 2, alpha: int = 8):
+    """A copy of an editor with a random LoRA, and a prediction of both."""
+    editor = copy.deepcopy(start)
+    policies = Policies.of(editor, PolicyConfig(weights="lora", rank=rank, alpha=alpha))
+    with torch.no_grad():
+        for parameter in policies.parameters():
+            parameter.normal_(std=0.3)
+    return editor
+
+
+def _prediction(editor):
+    condition = editor.encode([Image.new("RGB", (64, 64), "red")], ["make the circle blue"])[0]
+    x = editor.prior("g", 0, condition.latent_shape)[None]
+    with torch.no_grad():
+        return editor.predict(x, 0.5, condition).x0
+
+
+@pytest.mark.parametrize("family", ["kontext", "ip2p"])
+def test_alpha_of_an_exported_lora_is_in_its_weights(family, random_editor, ip2p_pipeline, tmp_path):
+    """W + B A of the file, alone, is the trained network: no header is asked."""
+    start = random_editor
+    if family == "ip2p":
+        start = InstructPix2PixEditor(ip2p_pipeline("sd"), "random", guidance=3.0, max_area=64 * 64, steps=4)
+    editor = _trained_lora(start)
+    save_lora(editor, tmp_path / "lora")
+    file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    tensors = load_file(file)
+    assert not [name for name in tensors if "alpha" in name]
+    by_hand = copy.deepcopy(start)
+    for name, down in tensors.items():
+        if name.endswith("lora_A.weight"):
+            layer = by_hand.module.get_submodule(name.removesuffix(".lora_A.weight").partition(".")[2])
+            layer.weight.data += tensors[name.replace("lora_A", "lora_B")] @ down
+    assert torch.allclose(_prediction(by_hand), _prediction(editor), atol=1e-5)
+    assert not torch.allclose(_prediction(start), _prediction(editor), atol=1e-2)
+    save_file(tensors, file)  # without the header, as other tools write and read it
+    plain = copy.deepcopy(start)
+    plain.pipeline.load_lora_weights(tmp_path / "lora")
+    assert torch.allclose(_prediction(plain), _prediction(editor), atol=1e-5)
+
+
+def test_a_lora_is_merged_as_an_editor_is_loaded(random_editor, tmp_path):
+    random_editor.save(tmp_path / "start")
+    editor = _trained_lora(random_editor)
+    save_lora(editor, tmp_path / "a+b")
+    loaded = load_editor(f"{tmp_path / 'start'}?lora={tmp_path / 'a+b'}")
+    assert torch.allclose(_prediction(loaded), _prediction(editor), atol=1e-5)
+    assert not [name for name in loaded.module.state_dict() if "lora" in name]
+    with pytest.raises(FileNotFoundError, match="has no pytorch_lora_weights.safetensors"):
+        load_editor(f"{tmp_path / 'start'}?lora={tmp_path}")
+
+
+def test_a_merge_copies_the_adapted_layers_alone(random_editor):
+    """All other weights are shared with the network, which stays as it is."""
+    editor = _trained_lora(random_editor)
+    before = {name: tensor.clone() for name, tensor in editor.module.state_dict().items()}
+    plain = merged(editor.module)
+    theirs, ours = dict(plain.named_parameters()), dict(editor.module.named_parameters())
+    assert list(theirs) == list(dict(random_editor.module.named_parameters()))
+    pointers = {tensor.data_ptr() for tensor in ours.values()}
+    adapted = {name for name, tensor in theirs.items() if tensor.data_ptr() not in pointers}
+    assert adapted == {name.replace("base_layer.", "") for name in ours if name.endswith("base_layer.weight")}
+    assert merged_bytes(editor.module) == sum(theirs[name].nbytes for name in adapted)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in editor.module.state_dict().items())
+    assert list(before) == list(editor.module.state_dict())
+
+
+def test_a_merge_is_rounded_once(random_editor):
+    editor = _trained_lora(random_editor)
+    name = next(name for name, _ in editor.module.named_modules() if name.endswith("attn.to_q"))
+    layer = editor.module.get_submodule(name)
+    layer.base_layer.to(torch.bfloat16)
+    change = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double() * 4  # alpha / rank
+    exact = layer.base_layer.weight.double() + change
+    found = merged(editor.module).get_submodule(name).weight
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact).abs() <= exact.abs() * 2.0**-8 + 1e-6).all()  # half of the last of eight bits
+
+
+def test_an_editor_that_cannot_be_written_leaves_the_old_one(random_editor, tmp_path, monkeypatch):
+    from editing.editors import conditioned
+
+    editor = conditioned.conditioned(copy.copy(random_editor), scores=("quality",))
+    editor.save(tmp_path / "model")
+    old = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()}
+
+    def full(*_):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(conditioned, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        editor.save(tmp_path / "model")
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()} == old
+    assert "conditioned.safetensors" in old
+
+
+def test_an_editor_keeps_its_domain(random_editor, tmp_path):
+    from editing.editors.conditioned import conditioned
+
+    assert load_editor("tiny").domain == load_editor("tiny-ip2p").domain == "shapes"
+    assert load_editor("tiny?domain=any").domain == "any" and random_editor.domain == "any"
+    editor = copy.copy(random_editor)
+    editor.domain = "shapes"
+    editor.save(tmp_path / "saved")
+    assert load_editor(str(tmp_path / "saved")).domain == conditioned(editor, scores=("quality",)).domain == "shapes"
+
+
+def test_libraries_stay_silent(random_editor, tmp_path, capfd):
+    from transformers.utils import logging
+
+    editor = _trained_lora(random_editor)
+    editor.save(tmp_path / "saved")
+    load_editor(str(tmp_path / "saved"))
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "") and logging.is_progress_bar_enabled()
+
+
+def test_a_hub_that_does_not_answer_is_said_in_one_sentence(monkeypatch):
+    import time
+
+    import huggingface_hub.utils
+
+    class Silent:
+        def head(self, address, timeout):
+            raise TimeoutError(f"{address} did not answer within {timeout} seconds")
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Silent)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"'some/editor' is not in the local cache.* cannot be reached \(TimeoutError"):
+        load_editor("some/editor")
+    assert time.monotonic() - began < 5
+
+
+def test_pixels_that_are_not_finite_are_no_image():
+    pixels = torch.rand(4, 3, 8, 8) * 2 - 1
+    pixels[1, 0, 0, 0], pixels[2, 2, 7, 7] = torch.nan, torch.inf
+    images = images_or_failures(unit_range(pixels))
+    assert [isinstance(image, Failure) for image in images] == [False, True, True, False]
+    assert images[1].status == "error" and "not finite" in images[1].error
+    expected = ((pixels[3] / 2 + 0.5) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    assert (np.asarray(images[3]) == expected.numpy()).all()
+    with pytest.raises(NotFiniteError, match="2 of 4 images: the editor's output is not finite"):
+        to_images(unit_range(pixels))
+    assert len(to_images(unit_range(pixels[[0, 3]]))) == 2
 
 
 def test_exported_lora_works_in_plain_diffusers(random_editor, tmp_path):

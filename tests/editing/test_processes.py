@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from editing import processes as processes_module
 from editing.collect import pieces, places
@@ -98,6 +99,10 @@ def test_a_network_in_parts_learns_what_a_whole_one_learns(runs, name):
     after = [outcome(runs, "one-lora", 0)["after"], outcome(runs, name, 0)["after"], outcome(runs, name, 1)["after"]]
     assert after[1:] == pytest.approx([after[0]] * 2, abs=2e-3)  # pixels are rounded
     ours, theirs = (load_editor(str(runs / run / "model")).module.state_dict() for run in ("one-lora", name))
+    assert all(torch.allclose(value, theirs[key], atol=1e-5) for key, value in ours.items())
+    loras = (runs / run / "lora" / "pytorch_lora_weights.safetensors" for run in ("one-lora", name))
+    ours, theirs = (load_file(file) for file in loras)
+    assert ours and set(ours) == set(theirs)
     assert all(torch.allclose(value, theirs[key], atol=1e-5) for key, value in ours.items())
 
 

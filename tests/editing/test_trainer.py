@@ -215,6 +215,30 @@ def test_a_trained_lora_is_saved_merged(make, tmp_path):
         assert (ours - theirs).abs().max() <= 1 and (ours - start).abs().max() > 3
 
 
+@pytest.mark.parametrize("export, folders", [("both", {"model", "lora"}), ("lora", {"lora"}), ("merged", {"model"})])
+def test_a_lora_run_writes_its_lora(make, tmp_path, export, folders):
+    """What is written, in plain diffusers on the untouched start, predicts what the trained network does."""
+    trainer = make(policy__weights="lora", policy__rank=2, policy__alpha=8, policy__export=export, loop__lr=1e-2)
+    editor, start = trainer.editor, copy.deepcopy(trainer.editor.pipeline)
+    start.transformer.delete_adapters("default")
+    trainer.fit(resume=False)
+    trainer.finish()
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} & {"model", "lora"} == folders
+    if "lora" in folders:
+        condition = editor.encode([Image.new("RGB", (64, 64), "red")], ["make the circle blue"])[0]
+        x = editor.prior("g", 0, condition.latent_shape)[None]
+        start.load_lora_weights(run / "lora")
+        with torch.no_grad():
+            plain, trained = (
+                type(editor)(pipeline, max_tokens=editor.max_tokens).predict(x, 0.5, condition).x0
+                for pipeline in (start, editor.pipeline)
+            )
+            start.delete_adapters("default_0")
+            untouched = type(editor)(start, max_tokens=editor.max_tokens).predict(x, 0.5, condition).x0
+        assert torch.allclose(plain, trained, atol=1e-5) and not torch.allclose(untouched, trained, atol=1e-4)
+
+
 def test_checkpoint_of_other_settings_is_refused(make):
     make().fit(resume=False)
     with pytest.raises(ConfigError, match="policy.weights was 'full' and is 'lora'"):

@@ -116,9 +116,78 @@ def test_tasks_of_the_world(editor_folder, tmp_path):
         (["--world", "shape"], "unknown world 'shape'"),
         (["--world", "shapes", "--kinds", "recolor"], "unknown kinds of instruction"),
         (["nowhere.jsonl"], "no file or folder"),
+        (["--world", "shapes", "--by", "quality"], "say which with --reward"),
+        (["--world", "shapes", "--device", "cuda:99"], "device 'cuda:99': torch finds no such device here"),
+        (["--world", "shapes", "--device", "gpu"], "unknown device 'gpu'; there is: cpu"),
+        (["--world", "shapes", "-e", "some/editor"], "is not in the local cache"),
+        (["--world", "shapes", "-e", "tiny?domain=photos"], "unknown domain of an editor 'photos'"),
     ],
 )
 def test_wrong_calls(call, message, tmp_path, capsys):
     assert _run(*call, "-o", str(tmp_path / "out")) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert message in error and "Traceback" not in error
+
+
+def test_a_photo_is_not_turned_into_shapes(tmp_path, capsys):
+    _photo(640, 480, 0).save(tmp_path / "photo.jpg")
+    call = ["-s", str(tmp_path / "photo.jpg"), "-i", "make it blue", "-n", "1", "--steps", "1"]
+    assert _run(*call, "-o", str(tmp_path / "out")) == 1
+    (row,) = _rows(tmp_path / "out")
+    assert row["status"] == "not_applicable" and row["edited"] is None
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "black-forest-labs/FLUX.1-Kontext-dev" in printed and "'tiny?domain=any'" in printed
+    insist = ["-e", "tiny?domain=any", "-o", str(tmp_path / "out")]
+    assert _run(*call, *insist) == 2 and "--overwrite" in capsys.readouterr().err
+    assert _run(*call, *insist, "--overwrite") == 0
+    assert Image.open(tmp_path / "out" / _rows(tmp_path / "out")[0]["edited"]).size == (640, 480)
+
+
+def test_a_run_that_was_stopped_says_that_it_goes_on(editor_folder, picture, tmp_path, capsys, monkeypatch):
+    from editing import produce_rows
+
+    rows = [{"id": name, "instruction": "make it blue", "source": "a.png"} for name in ("one", "two", "three")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = [str(tmp_path / "rows.jsonl"), "-e", editor_folder, "-n", "1", "-o", str(tmp_path / "out")]
+    call += ["--batch-size", "1"]
+    whole = produce_rows.candidates
+
+    def stops(editor, sources, texts, names, *rest):
+        if names == ["edit/0/two"]:
+            raise KeyboardInterrupt
+        return whole(editor, sources, texts, names, *rest)
+
+    monkeypatch.setattr(produce_rows, "candidates", stops)
+    assert _run(*call) == 130 and "run the same command again" in capsys.readouterr().err
+    monkeypatch.setattr(produce_rows, "candidates", whole)
+    assert _run(*call, "--seed", "1") == 2 and "seed 0, now 1" in capsys.readouterr().err
+    assert _run(*call) == 0
+    assert "going on after 1 of 3 tasks" in " ".join(capsys.readouterr().err.split())
+    assert [row["task"] for row in _rows(tmp_path / "out")] == ["one", "two", "three"]
+
+
+def test_sorted_by_a_dimension(editor_folder, picture, tmp_path, capsys):
+    call = ["-e", editor_folder, "-s", str(picture), "-i", "make it blue", "-n", "3", "-r", "pixels"]
+    assert _run(*call, "--by", "preservation", "-o", str(tmp_path / "out")) == 0
+    rows = _rows(tmp_path / "out")
+    kept = [row["scores"]["preservation"] for row in rows]
+    assert kept == [row["overall"] for row in rows] == sorted(kept, reverse=True)
+    assert _run(*call, "--by", "beauty", "-o", str(tmp_path / "other")) == 2
+    assert "unknown dimension of pixels 'beauty'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_reward_without_an_overall_needs_a_dimension(editor_folder, picture, tmp_path, capsys, monkeypatch):
+    import mmreward.reward as rewards
+
+    class Dimensions(rewards.Reward):
+        name, dims, has_overall = "dimensions", ("quality",), False
+
+        def score(self, edits):
+            return [rewards.Score(float("nan"), {"quality": 0.5}, has_overall=False) for _ in edits]
+
+    monkeypatch.setattr(rewards, "load_reward", lambda spec: Dimensions())
+    call = ["-e", editor_folder, "-s", str(picture), "-i", "make it blue", "-n", "1", "-r", "dimensions"]
+    assert _run(*call, "-o", str(tmp_path / "out")) == 2 and not (tmp_path / "out").exists()
+    assert "--by DIMENSION" in " ".join(capsys.readouterr().err.split())
+    assert _run(*call, "-o", str(tmp_path / "out"), "--by", "quality") == 0
+    assert _rows(tmp_path / "out")[0]["overall"] == 0.5
