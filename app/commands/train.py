@@ -253,14 +253,8 @@ def train(
         run_recipe(settings, folder, resume)
     except (KeyboardInterrupt, Interrupted) as stop:
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
-<<<<<<< HEAD
-        options += [word for text in change or [] for word in ("--set", text)]
-        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
-=======
         options += [word for text in change for word in ("--set", text)]
-        command = shlex.join(["mmreward", "train", recipe, "--out", str(folder), *options, "--resume"])
-        said = f"Stopped at step {stopped.step}; the checkpoint is in {stopped.folder}. Go on with:"
->>>>>>> editors
+        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
         if _leads():
             say.print(stopped(stop, folder, command, [*command, "--resume"]), markup=False)
         raise typer.Exit(130) from None
