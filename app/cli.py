@@ -2,14 +2,17 @@
 
 A command is a function with typer annotations; it returns nothing, or raises `typer.Exit(1)` when some rows failed.
 What the caller got wrong is a ValueError or an OSError with a message for people; here it becomes exit code 2. Set
-MMREWARD_TRACEBACK=1 to see where an error came from.
+MMREWARD_TRACEBACK=1 to see where an error came from. People start it through `mmreward.__main__`.
 """
 
 __all__ = ["COMMANDS", "main"]
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -37,7 +40,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script. Exit codes: 0 all worked, 1 some rows failed, 2 the call was wrong."""
+    """Run one command; exit codes are those of the overview below."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_overview())
@@ -73,23 +76,49 @@ def _for_people(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt as stop:
-            _say(str(stop) or "stopped")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            if os.environ.get("MMREWARD_TRACEBACK"):
+        with _noting_interrupts() as interrupted:
+            try:
+                function(*args, **kwargs)
+            except (typer.Exit, typer.Abort):
                 raise
-            if isinstance(error, ValueError | OSError):
-                _say(str(error))
-                raise typer.Exit(2) from None
-            _say(f"{type(error).__name__}: {error}\nThis is a bug in mmreward; MMREWARD_TRACEBACK=1 shows where.")
-            raise typer.Exit(3) from None
+            except KeyboardInterrupt as stop:
+                _say(str(stop) or "stopped")
+                raise typer.Exit(130) from None
+            except BrokenPipeError:  # whoever read the output has had enough of it: `| head`
+                raise typer.Exit(0) from None
+            except Exception as error:
+                if os.environ.get("MMREWARD_TRACEBACK"):
+                    raise
+                if interrupted.is_set():  # what a library made of it
+                    _say("stopped")
+                    raise typer.Exit(130) from None
+                if isinstance(error, ValueError | OSError):
+                    _say(str(error))
+                    raise typer.Exit(2) from None
+                _say(f"{type(error).__name__}: {error}\nThis is a bug in mmreward; MMREWARD_TRACEBACK=1 shows where.")
+                raise typer.Exit(3) from None
 
     return run
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[threading.Event]:
+    """Set once Ctrl-C was pressed: a library may turn the KeyboardInterrupt into an error of its own."""
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)  # another one than Python's: ignored, as by nohup, or the caller's own
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say(message: str) -> None:
@@ -108,7 +137,13 @@ def _overview() -> str:
         "Examples:\n"
         "  mmreward quickstart\n"
         "  mmreward score edits.jsonl --reward pixels --out scores.parquet\n"
-        "  mmreward score --help\n"
+        "  mmreward score --help\n\n"
+        "Exit codes:\n"
+        "  0    all of it worked\n"
+        "  1    some rows failed (the output says which, and why), or nothing was scored, or training failed\n"
+        "  2    the call was wrong: an option, a file, a recipe; nothing was done\n"
+        "  3    a bug in mmreward (MMREWARD_TRACEBACK=1 shows where)\n"
+        "  130  stopped by Ctrl-C\n"
     )
 
 

@@ -3,7 +3,8 @@
     A_i = clip((r_i - mean of the group) / max(deviation, floor), -limit, limit)
 
 The deviation is the group's own, or that of all groups together ("global": r minus its group's mean, over the batch).
-The floor keeps noise from becoming signal: it should not lie below the repeat noise of the reward. A missing score
+The floor keeps noise from becoming signal: it does not lie below the measured repeat noise of what is normalised, the
+overall or one part. A missing score
 (NaN) has weight 0, enters no mean and no deviation; a group with fewer than two scores left is dropped and counted.
 
 Groups that teach little can be left out, as weights, by their place among the groups of the batch (a fixed score would
@@ -62,13 +63,14 @@ class AdvantageConfig(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True)
 class PartValues:
-    """The parts of N scores. `values` [N, M], NaN where a part is missing; `weights` [M]; `base`: the column by whose
-    value a candidate counts in all others, or None.
+    """The parts of N scores. `values` [N, M], NaN where a part is missing; `weights` [M]; `base`: the column in [0, 1]
+    whose value weights the row in every other column, or None; `noise` [M]: repeat noise of each, None: none.
     """
 
     values: Tensor
     weights: Tensor
     base: int | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def advantages(
     """Advantages of `scores` [N], of which those with the same name in `groups` belong together.
 
     Args:
-        noise: the measured repeat noise of the reward (`repeat_noise`); the floor is never below it.
-        parts: what the scores consist of, where these are normalised one by one.
+        noise: the measured repeat noise of the scores (`repeat_noise`); their floor is never below it.
+        parts: what the scores consist of, where these are normalised one by one, each with its own floor.
     """
     if len(groups) != len(scores):
         raise ValueError(f"advantages: {len(groups)} group names for {len(scores)} scores; give one per score")
@@ -112,12 +114,11 @@ def advantages(
     valid = torch.isfinite(scores)
     grouping = _Grouping(groups, valid)
     centred, deviations, means = grouping.centre(scores, grouping.kept.double())
-    floor = max(config.floor, noise)
     if parts is None:
         signal = centred
-        values = centred / grouping.spread(centred, deviations, config.deviation).clamp_min(floor)
+        values = centred / grouping.spread(centred, deviations, config.deviation).clamp_min(max(config.floor, noise))
     else:
-        signal = values = _by_parts(parts, grouping, config, floor)
+        signal = values = _by_parts(parts, grouping, config)
     used = grouping.counts >= 2
     left_out = _filtered(deviations, means, used, config)
     return Advantages(
@@ -170,9 +171,11 @@ class _Grouping:
         return (together & better & self.kept[None, :]).sum(1)
 
 
-def _by_parts(parts: PartValues, grouping: _Grouping, config: AdvantageConfig, floor: float) -> Tensor:
+def _by_parts(parts: PartValues, grouping: _Grouping, config: AdvantageConfig) -> Tensor:
     """[N], GDPO. A missing part leaves its weight to the others."""
     values, weights = parts.values.detach().to("cpu", torch.float64), parts.weights.double()
+    noise = torch.zeros_like(weights) if parts.noise is None else parts.noise.double()
+    floors = noise.clamp_min(config.floor).tolist()
     present = torch.isfinite(values) & grouping.kept[:, None]
     total, shares = torch.zeros(len(values), dtype=torch.float64), (present * weights).sum(1)
     for column, weight in enumerate(weights):
@@ -180,7 +183,7 @@ def _by_parts(parts: PartValues, grouping: _Grouping, config: AdvantageConfig, f
         if parts.base is not None and column != parts.base:
             counts = counts * torch.where(present[:, parts.base], values[:, parts.base], 0.0)
         centred, deviations, _ = grouping.centre(values[:, column], counts)
-        total += weight * centred / grouping.spread(centred, deviations, config.deviation).clamp_min(floor)
+        total += weight * centred / grouping.spread(centred, deviations, config.deviation).clamp_min(floors[column])
     total = total * weights.sum() / torch.where(shares > 0, shares, 1.0)
     centred, _, _ = grouping.centre(total, grouping.kept.double())
     over_batch = (centred.square().sum() / grouping.kept.sum().clamp_min(1)).sqrt()

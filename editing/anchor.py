@@ -19,7 +19,8 @@ from torch import Tensor
 
 from editing.collect import Batch
 from editing.editors.editor import Editor
-from editing.examples import Context, draw
+from editing.examples import draw
+from editing.precision import Precision
 from editing.recipe import AnchorConfig
 from editing.weights import Policies
 
@@ -27,8 +28,10 @@ from editing.weights import Policies
 class Anchor:
     """Distances from the starting weights. The noise belongs to (seed, iteration, task, member) alone."""
 
-    def __init__(self, editor: Editor, policies: Policies, config: AnchorConfig, context: Context, seed: int) -> None:
-        self.editor, self.policies, self.config, self.context, self.seed = editor, policies, config, context, seed
+    def __init__(
+        self, editor: Editor, policies: Policies, config: AnchorConfig, precision: Precision, seed: int
+    ) -> None:
+        self.editor, self.policies, self.config, self.precision, self.seed = editor, policies, config, precision, seed
 
     def distance(self, batch: Batch, rows: Tensor, iteration: int) -> Tensor:
         """[B], mean square difference of the velocities of the present policy, with gradient, and of the start."""
@@ -37,8 +40,8 @@ class Anchor:
         t, noise = draw(batch, rows, last, "anchor", self.seed, iteration)
         levels = t.view(-1, *(1,) * (x0.ndim - 1))
         x = (1 - levels) * x0 + levels * noise
-        with self.policies.use("start"), torch.no_grad(), self.context():
+        with self.policies.use("start"), torch.no_grad(), self.precision.forward():
             start = self.editor.predict(x, t, condition).x0
-        with self.context():
+        with self.precision.forward():
             present = self.editor.predict(x, t, condition).x0
         return ((present - start) / levels).square().flatten(1).mean(1)

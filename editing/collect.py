@@ -1,29 +1,34 @@
 """One iteration's samples: groups of edits with their trajectories, and the time that each part of it took."""
 
-__all__ = ["Batch", "Clock", "OnPiece", "collect", "generator", "pieces", "places"]
+__all__ = ["Batch", "Clock", "Made", "OnPiece", "collect", "generator", "pieces", "places"]
 
 import hashlib
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from editing.data import Task
-from editing.editors.editor import Condition, Editor, to_images
+from editing.editors.editor import Condition, Editor, images_or_failures
+from editing.precision import Precision
 from editing.processes import Processes
 from editing.recipe import Recipe, RolloutConfig
 from editing.rollout import Trajectory, rollout, rules
-from editing.transition import rule_from
+from editing.transition import Rule, rule_from
 from mmreward.config import ConfigError
 from mmreward.edit import Edit
+from mmreward.score import Failure
 
-OnPiece = Callable[[list[Edit]], None]
+Made = Edit | Failure
+"""An edit, or why the editor made none."""
+
+OnPiece = Callable[[list[Made]], None]
 """Called with the edits of each piece of an iteration as soon as they are there."""
 
 _PIECES = 4
@@ -54,10 +59,20 @@ class Batch:
     tasks: list[Task]
     condition: Condition
     trajectory: Trajectory
-    images: list[Image.Image]
-    edits: list[Edit]
+    images: list[Image.Image | Failure]
+    edits: list[Made]
+    groups: list[str]
+    """`Edit.group` of each sample."""
     first: int = 0
     """The number of the first row among those of all processes."""
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    @property
+    def made(self) -> list[int]:
+        """The rows that have an edit."""
+        return [row for row, edit in enumerate(self.edits) if isinstance(edit, Edit)]
 
 
 def collect(
@@ -66,47 +81,57 @@ def collect(
     config: RolloutConfig,
     window: range,
     noise: str,
-    context: Callable[[], AbstractContextManager[Any]],
+    precision: Precision,
     clock: Clock,
     on_piece: OnPiece | None = None,
-    first: int = 0,
+    first_row: int = 0,
 ) -> Batch:
     """Sample `config.members` edits of every task: a function of the present weights and of the name `noise`. The steps
     of `window` have noise and are kept.
 
     All of a sample's noise, at the start and in the steps, depends on `noise`, its task and its number in the group.
-    `context` makes what the forward passes run under (autocast). With `on_piece` the samples are finished piece by
-    piece, in the same batches.
+    With `start: shared` the steps before the window are the same for all members of a group, and are taken once. With
+    `on_piece` the samples are finished piece by piece, in the same batches. A sample whose image is not finite is a
+    failure, and its latents become zeros, so that nothing else is touched by them.
     """
     with clock.part("encode"):
         encoded = editor.encode([task.source for task in tasks], [task.instruction for task in tasks])
-        condition = editor.collate(encoded).repeat(config.members)
-    shape = condition.latent_shape
-    names = [(f"train/{noise}/{task.id}", member) for task in tasks for member in range(config.members)]
+        one_each = editor.collate(encoded)
+        condition = one_each.repeat(config.members)
+    shape, members = condition.latent_shape, config.members
     sampled: list[Trajectory] = []
-    images: list[Image.Image] = []
-    edits: list[Edit] = []
+    images: list[Image.Image | Failure] = []
+    edits: list[Made] = []
     with clock.part("sample"):
-        shared = config.start == "shared"
-        x = torch.stack([editor.prior(name, 0 if shared else member, shape) for name, member in names])
-        noises = [generator(f"{name}/{member}", x.device) for name, member in names]
+        names = [f"train/{noise}/{task.id}" for task in tasks]
         sigmas = editor.schedule(config.steps, shape)
         per_step = rules(rule_from(config.rule, config.eta), config.steps, window)
-    for piece in pieces(len(names), config) if on_piece else [range(len(names))]:
+        first = window.start if config.start == "shared" else 0
+        if config.start == "shared":
+            x = torch.stack([editor.prior(name, 0, shape) for name in names])
+            x = _walk(editor, one_each, x, sigmas[: first + 1], per_step[:first], config.batch, precision)
+            x = x.repeat_interleave(members, dim=0)
+        else:
+            x = torch.stack([editor.prior(name, member, shape) for name in names for member in range(members)])
+        noises = [generator(f"{name}/{member}", x.device) for name in names for member in range(members)]
+    for piece in pieces(len(x), config) if on_piece else [range(len(x))]:
         batches = [slice(start, min(start + config.batch, piece.stop)) for start in piece[:: config.batch]]
         with clock.part("sample"):
             for rows in batches:
-                with context():
+                with precision.forward():
                     part = condition.select(rows)
-                    sampled.append(rollout(editor, part, x[rows], sigmas, per_step, window, noises[rows]))
+                    sampled.append(rollout(editor, part, x[rows], sigmas, per_step, window, noises[rows], first))
         with clock.part("decode"), torch.no_grad():
             for rows, trajectory in zip(batches, sampled[-len(batches) :], strict=True):
-                with context():
-                    images += to_images(editor.decode(trajectory.final, condition.select(rows)))
-        edits += [tasks[row // config.members].edit(images[row]) for row in piece]
+                with precision.forward():
+                    pixels = editor.decode(trajectory.final, condition.select(rows))
+                images += images_or_failures(pixels)
+        edits += [_made(tasks[row // members], images[row]) for row in piece]
         if on_piece:
             on_piece(edits[piece.start : piece.stop])
-    return Batch(list(tasks), condition, _join(sampled), images, edits, first)
+    groups = [group for task in tasks for group in [task.edit(task.source).group] * members]
+    failed = torch.tensor([isinstance(image, Failure) for image in images], device=x.device)
+    return Batch(list(tasks), condition, _zeroed(_join(sampled), failed), images, edits, groups, first_row)
 
 
 def pieces(count: int, config: RolloutConfig) -> list[range]:
@@ -122,7 +147,49 @@ def generator(name: str, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
+def _walk(
+    editor: Editor,
+    condition: Condition,
+    x: Tensor,
+    sigmas: Tensor,
+    per_step: Sequence[Rule],
+    batch: int,
+    precision: Precision,
+) -> Tensor:
+    """[B, tokens, channels], `x` after the steps `per_step`, none of which is kept."""
+    if not per_step:
+        return x
+    found = []
+    for rows in torch.arange(len(x)).split(batch):
+        with precision.forward():
+            found.append(rollout(editor, condition.select(rows), x[rows], sigmas, per_step).final)
+    return torch.cat(found)
+
+
+def _made(task: Task, image: Image.Image | Failure) -> Made:
+    return image if isinstance(image, Failure) else task.edit(image)
+
+
+def _zeroed(trajectory: Trajectory, failed: Tensor) -> Trajectory:
+    """Without the numbers of the samples that `failed` [B]: a loss of weight 0 would still be NaN with them."""
+    if not failed.any():
+        return trajectory
+
+    def zero(tensor: Tensor, dim: int) -> Tensor:
+        return tensor.masked_fill(failed.view(*(1,) * dim, -1, *(1,) * (tensor.ndim - dim - 1)), 0)
+
+    return replace(
+        trajectory,
+        final=zero(trajectory.final, 0),
+        latents=zero(trajectory.latents, 1),
+        prev=zero(trajectory.prev, 1),
+        mean=zero(trajectory.mean, 1),
+        logp=zero(trajectory.logp, 1),
+    )
+
+
 def _join(pieces: list[Trajectory]) -> Trajectory:
+    """The samples of several batches as one."""
     if len(pieces) == 1:
         return pieces[0]
     return replace(

@@ -9,19 +9,24 @@ An editor works in buckets of its own (`editing.editors.buckets`), and an edit h
 stretches it back, for the rewards and for the disk alike, and `meta["generated"]` says what size it came in.
 """
 
-__all__ = ["FileTasks", "ShapesTasks", "Task", "TaskConfig", "Tasks", "load_tasks"]
+__all__ = ["FileTasks", "ShapesTasks", "Task", "TaskConfig", "Tasks", "first_tasks", "load_tasks", "shuffled"]
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from mmreward.config import ConfigError
 from mmreward.edit import Edit, ImageError, ImageLike, image_size, open_image
+from mmreward.score import Failure
 
 if TYPE_CHECKING:
     from mmreward.batch.rows import Row
@@ -73,7 +78,7 @@ class TaskConfig(BaseModel, extra="forbid", frozen=True):
     """Where tasks come from: the shapes world, or the rows of `file`."""
 
     file: Path | None = None
-    """Rows instead of the shapes world; the settings from `split` on, but `seed`, are the shapes world's."""
+    """Rows instead of the shapes world; `split`, `kinds`, `kept_out` and `size` are for the shapes world only."""
     map: dict[str, str] = Field(default_factory=dict)
     """Names of columns in `file` that differ: our name -> its name."""
     max_area: int | None = Field(default=None, ge=1)
@@ -114,9 +119,12 @@ class ShapesTasks:
 
 
 class FileTasks:
-    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `target`. Rows
-    that lack something, and images that are not there, are refused before anything starts. Encoded images that stand in
-    the table itself (Parquet, Arrow) stay in memory; where they are many, let it name files.
+    """Tasks from the rows of a file, in a new order each time around. A known good result is its column `target`.
+
+    A row that cannot be used (a missing or broken source, no instruction) is left out, and `unreadable` says so: those
+    that lack something at once, a broken image when its turn comes. In its place comes the next row of that order that
+    can be read, so what is dealt depends on the file and the number of the task alone. Encoded images that stand in the
+    table itself (Parquet, Arrow) stay in memory; where they are many, let it name files.
     """
 
     def __init__(self, config: TaskConfig) -> None:
@@ -124,27 +132,69 @@ class FileTasks:
 
         assert config.file is not None
         self.file, self.seed, self.max_area = config.file, config.seed, config.max_area
-        rows = read_rows(config.file, config.map, needs=("instruction", "source"))
-        self.rows = list(rows)
-        if wrong := [(row, what) for row in self.rows if (what := _wrong(row))]:
-            row, what = wrong[0]
-            count = f"{len(wrong)} of {len(self.rows)} rows"
-            raise ConfigError(f"{config.file}: {count} cannot be used; the first is row {row.id}: {what}")
+        rows = list(read_rows(config.file, config.map, needs=("instruction", "source")))
+        wrong = [(row, _wrong(row)) for row in rows]
+        self.unreadable: dict[str, str] = {row.id: why for row, why in wrong if why}
+        """Id of a row -> why it is left out."""
+        self.rows = [row for row, why in wrong if not why]
+        if not self.rows:
+            raise ConfigError(f"{config.file}: none of its {len(rows)} rows can be used{_first(self.unreadable)}")
 
     def task(self, index: int) -> Task:
         around, place = divmod(index, len(self.rows))
-        return self.of(int(np.random.default_rng([self.seed, around]).permutation(len(self.rows))[place]), around)
+        return self.dealt(shuffled(len(self.rows), self.seed, around), place, around)
 
-    def of(self, number: int, around: int) -> Task:
-        """The task in row `number`, as it is dealt for the time `around`."""
+    def first(self, count: int) -> list[Task]:
+        """The first `count` tasks that can be read, no row twice before all were there."""
+        found: list[Task] = []
+        for index in itertools.count():
+            around, place = divmod(index, len(self.rows))
+            if place == 0 and around and not found:
+                raise self._nothing_left(len(self.rows))
+            row = self.rows[shuffled(len(self.rows), self.seed, around)[place]]
+            source = self._source(row)
+            if not isinstance(source, Failure):
+                found.append(self._task(row, source, _name(row, around)))
+            if len(found) == count:
+                return found
+        raise AssertionError  # there is no last number
+
+    def dealt(self, order: Sequence[int] | NDArray[np.int64], place: int, around: int) -> Task:
+        """The task of the row `order[place]`, dealt for the time `around`, or of the next one that can be read."""
+        wanted = self.rows[order[place]]
+        for step in range(len(order)):
+            row = self.rows[order[(place + step) % len(order)]]
+            source = self._source(row)
+            if not isinstance(source, Failure):
+                name = _name(row, around)
+                return self._task(row, source, name if step == 0 else f"{name} for {wanted.id}")
+        raise self._nothing_left(len(order))
+
+    def size(self, number: int) -> tuple[int, int] | Failure:
+        """(width, height) of the source in row `number`, from its header."""
         row = self.rows[number]
         try:
-            source = open_image(row.images["source"], "source")
+            return self._shrunk(image_size(row.images["source"], "source"))
         except ImageError as error:
-            raise ConfigError(f"{self.file}: row {row.id}: {error.message}") from None
+            return self._left_out(row, error)
+
+    def _source(self, row: "Row") -> Image.Image | Failure:
+        try:
+            return open_image(row.images["source"], "source")
+        except ImageError as error:
+            return self._left_out(row, error)
+
+    def _left_out(self, row: "Row", error: ImageError) -> Failure:
+        self.unreadable[row.id] = error.message
+        return Failure(error.status, error.message)
+
+    def _nothing_left(self, count: int) -> ConfigError:
+        return ConfigError(f"{self.file}: none of {count} rows can be read{_first(self.unreadable)}")
+
+    def _task(self, row: "Row", source: Image.Image, name: str) -> Task:
         texts, size = row.texts, self._shrunk(source.size)
         return Task(
-            id=row.id if around == 0 else f"{row.id}/{around}",
+            id=name,
             source=source if size == source.size else source.resize(size, Image.Resampling.LANCZOS),
             instruction=row.instruction,
             source_caption=texts.get("source_caption"),
@@ -155,17 +205,28 @@ class FileTasks:
             meta=dict(row.meta),
         )
 
-    def size(self, number: int) -> tuple[int, int]:
-        """(width, height) of the source in row `number`, from its header."""
-        row = self.rows[number]
-        try:
-            return self._shrunk(image_size(row.images["source"], "source"))
-        except ImageError as error:
-            raise ConfigError(f"{self.file}: row {row.id}: {error.message}") from None
-
     def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
         scale = min(1.0, math.sqrt((self.max_area or math.inf) / math.prod(size)))
         return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def first_tasks(tasks: Tasks, count: int) -> list[Task]:
+    """The tasks of an evaluation: the first `count`, without what cannot be read."""
+    return tasks.first(count) if isinstance(tasks, FileTasks) else [tasks.task(index) for index in range(count)]
+
+
+@lru_cache(maxsize=4)
+def shuffled(count: int, *names: int) -> NDArray[np.int64]:
+    """The numbers below `count` in the order that belongs to `names`."""
+    return np.random.default_rng(names).permutation(count)
+
+
+def _name(row: "Row", around: int) -> str:
+    return row.id if around == 0 else f"{row.id}/{around}"
+
+
+def _first(unreadable: Mapping[str, str]) -> str:
+    return "".join(f"; the first is row {name}: {why}" for name, why in list(unreadable.items())[:1])
 
 
 def _wrong(row: "Row") -> str | None:

@@ -13,40 +13,55 @@ order.
 __all__ = ["Dealer", "batches"]
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 
-from editing.data import FileTasks, Task, Tasks
+from editing.data import FileTasks, Task, Tasks, shuffled
 from editing.editors.editor import Editor
+from mmreward.score import Failure
 
 
 class Dealer:
-    """Deals `count` tasks an iteration. Opens each source's header once, at the start.
+    """Deals `count` tasks an iteration. Opens each source's header once, at the start; one that has none is in no pile.
 
     A pile with fewer rows than `count` deals some of them twice in one iteration; they are one larger group then.
+
+    Args:
+        gather: what each of several processes gives, in all of them: they leave out the same rows.
     """
 
-    def __init__(self, tasks: Tasks, editor: Editor, count: int) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        editor: Editor,
+        count: int,
+        gather: Callable[[list[int]], list[list[int]]] = lambda own: [own],
+    ) -> None:
         self.all, self.count = tasks, count
         self.piles: dict[tuple[int, int], list[int]] = defaultdict(list)
         if isinstance(tasks, FileTasks):
-            for number in range(len(tasks.rows)):
-                self.piles[editor.edit_size(*tasks.size(number))].append(number)
+            sizes = [tasks.size(number) for number in range(len(tasks.rows))]
+            headless = [number for number, size in enumerate(sizes) if isinstance(size, Failure)]
+            left_out = {number for numbers in gather(headless) for number in numbers}
+            for number, size in enumerate(sizes):
+                if number not in left_out and not isinstance(size, Failure):
+                    self.piles[editor.edit_size(*size)].append(number)
         self._turns: list[tuple[tuple[int, int], int]] = []
         self._dealt: dict[tuple[int, int], int] = defaultdict(int)
 
-    def tasks(self, iteration: int) -> list[Task]:
-        """The tasks of one iteration, from 0 on."""
+    def tasks(self, iteration: int, places: Sequence[int] | None = None) -> list[Task]:
+        """The tasks of one iteration, from 0 on; with `places` some of its `count`, the only ones that are opened."""
+        places = range(self.count) if places is None else places
         if not isinstance(self.all, FileTasks) or len(self.piles) < 2:
-            return [self.all.task(iteration * self.count + place) for place in range(self.count)]
+            return [self.all.task(iteration * self.count + place) for place in places]
         size, turn = self._turn(iteration)
-        pile = self.piles[size]
+        pile = np.array(self.piles[size])
         found = []
-        for position in range(turn * self.count, (turn + 1) * self.count):
-            around, place = divmod(position, len(pile))
-            order = np.random.default_rng([self.all.seed, around, *size]).permutation(len(pile))
-            found.append(self.all.of(pile[order[place]], around))
+        for place in places:
+            around, position = divmod(turn * self.count + place, len(pile))
+            order = pile[shuffled(len(pile), self.all.seed, around, *size)]
+            found.append(self.all.dealt(order, position, around))
         return found
 
     def _turn(self, iteration: int) -> tuple[tuple[int, int], int]:

@@ -9,15 +9,14 @@ the unit in which over-optimisation is drawn (Gao et al., 2023, https://arxiv.or
 
 __all__ = ["kl_nats"]
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from editing.collect import generator
 from editing.data import Task
 from editing.editors.editor import Editor
+from editing.precision import Precision
 from editing.recipe import RolloutConfig
 from editing.rollout import replay, rollout, rules
 from editing.transition import rule_from
@@ -30,7 +29,7 @@ def kl_nats(
     policies: Policies,
     tasks: Sequence[Task],
     config: RolloutConfig,
-    context: Callable[[], AbstractContextManager[Any]],
+    precision: Precision,
 ) -> list[float]:
     """Of the present weights to the set "start", one sample a task; empty where the sampler has one step."""
     window = range(config.steps - 1)
@@ -43,7 +42,7 @@ def kl_nats(
         x = editor.prior(f"divergence/{task.id}", 0, shape)[None]
         noise = generator(f"divergence/{task.id}", x.device)
         per_step = rules(rule_from(config.rule, config.eta), config.steps, window)
-        with context():
+        with precision.forward():
             path = rollout(editor, condition, x, editor.schedule(config.steps, shape), per_step, window, noise)
             total = torch.zeros((), dtype=torch.float64, device=x.device)
             with policies.use("start"):

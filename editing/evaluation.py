@@ -6,8 +6,7 @@ __all__ = ["Evaluation", "compare", "evaluate", "sample"]
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,13 @@ from PIL import Image
 
 from editing.data import Task
 from editing.deal import batches
-from editing.editors.editor import Editor, to_images
+from editing.editors.editor import Editor, NotFiniteError, images_or_failures
+from editing.precision import AS_IT_IS, Precision
 from editing.rollout import rollout
+from editing.scored import scored
 from editing.transition import ODE
 from mmreward.reward import Reward
-from mmreward.score import Score
+from mmreward.score import Failure, Score
 
 _ENCODED = 64
 """Sources encoded at once; text encoders that are parked travel once for them."""
@@ -31,7 +32,8 @@ class Evaluation:
     """Scores of one edit per task. A score that failed is left out of the mean and counted in `statuses`."""
 
     scores: tuple[Score, ...]
-    images: tuple[Image.Image, ...]
+    images: tuple[Image.Image | None, ...]
+    """None where the editor made none."""
 
     @property
     def overall(self) -> float:
@@ -64,7 +66,7 @@ class Evaluation:
         found: dict[str, Any] = {"overall": self.overall, "tasks": len(self.scores), "statuses": self.statuses}
         for dim in sorted({dim for score in self.scores for dim in score.dims}):
             values = [score.dims[dim] for score in self.scores if score.ok and dim in score.dims]
-            found[dim] = math.fsum(values) / len(values)
+            found[dim] = math.fsum(values) / len(values) if values else math.nan
         if self.success is not None:
             found["success"] = self.success
         return found
@@ -77,14 +79,25 @@ def sample(
     *,
     noise: str = "evaluation",
     batch: int = 64,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    precision: Precision = AS_IT_IS,
 ) -> list[Image.Image]:
     """One edit per task with the ODE, from the starting noise that belongs to (`noise`, task id), at the editor's own
     size (`Task.edit` brings it to its source's). Tasks of one bucket are sampled together.
 
-    `context` makes what the forward passes run under (autocast).
+    Raises `NotFiniteError` where an image is not finite.
     """
-    images: dict[int, Image.Image] = {}
+    images = []
+    for task, image in zip(tasks, _sampled(editor, tasks, steps, noise, batch, precision), strict=True):
+        if isinstance(image, Failure):
+            raise NotFiniteError(f"{task.id}: {image.error}")
+        images.append(image)
+    return images
+
+
+def _sampled(
+    editor: Editor, tasks: Sequence[Task], steps: int, noise: str, batch: int, precision: Precision
+) -> list[Image.Image | Failure]:
+    images: dict[int, Image.Image | Failure] = {}
     sizes = [editor.edit_size(*task.source.size) for task in tasks]
     for some in batches(sizes, batch * max(1, _ENCODED // batch)):
         encoded = editor.encode([tasks[row].source for row in some], [tasks[row].instruction for row in some])
@@ -92,9 +105,9 @@ def sample(
             rows = some[start : start + batch]
             condition = editor.collate(encoded[start : start + batch])
             x = torch.stack([editor.prior(f"{noise}/{tasks[row].id}", 0, condition.latent_shape) for row in rows])
-            with torch.no_grad(), context():
+            with torch.no_grad(), precision.forward():
                 final = rollout(editor, condition, x, editor.schedule(steps, condition.latent_shape), ODE()).final
-                images |= zip(rows, to_images(editor.decode(final, condition)), strict=True)
+                images |= zip(rows, images_or_failures(editor.decode(final, condition)), strict=True)
     return [images[row] for row in range(len(tasks))]
 
 
@@ -105,12 +118,18 @@ def evaluate(
     steps: int,
     *,
     batch: int = 64,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    precision: Precision = AS_IT_IS,
 ) -> Evaluation:
-    """Edit every task and score the edits; the reward sees known good results too."""
-    images = sample(editor, tasks, steps, batch=batch, context=context)
-    edits = [task.edit(image, with_target=True) for task, image in zip(tasks, images, strict=True)]
-    return Evaluation(tuple(reward.score(edits)), tuple(edit.image("edited") for edit in edits))
+    """Edit every task and score the edits; the reward sees known good results too. An edit that is not finite has a
+    failed score.
+    """
+    images = _sampled(editor, tasks, steps, "evaluation", batch, precision)
+    edits = [
+        image if isinstance(image, Failure) else task.edit(image, with_target=True)
+        for task, image in zip(tasks, images, strict=True)
+    ]
+    shown = (None if isinstance(edit, Failure) else edit.image("edited") for edit in edits)
+    return Evaluation(tuple(scored(reward, edits)), tuple(shown))
 
 
 def compare(before: Evaluation, after: Evaluation) -> dict[str, float]:

@@ -8,11 +8,9 @@ the micro-batch nor on the number of processes. A sample's levels are drawn with
 enough; x = (1 - t) x0 + t noise, as everywhere in this package, whatever the editor's network was trained on.
 """
 
-__all__ = ["Context", "Examples", "Noised", "Replays", "draw", "examples"]
+__all__ = ["Examples", "Noised", "Replays", "draw", "examples"]
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +20,10 @@ from editing.advantage import Advantages
 from editing.algorithms.algorithm import Denoise, Needs, Step
 from editing.collect import Batch
 from editing.editors.editor import Condition, Editor, seeded_noise
+from editing.precision import Precision
 from editing.rollout import replay
+from editing.transition import velocity_gain
 from editing.weights import Policies
-
-Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Examples(Protocol):
@@ -45,8 +43,8 @@ class Examples(Protocol):
 class Replays:
     """Steps of the trajectories."""
 
-    def __init__(self, editor: Editor, policies: Policies, needs: Needs, context: Context) -> None:
-        self.editor, self.policies, self.needs, self.context = editor, policies, needs, context
+    def __init__(self, editor: Editor, policies: Policies, needs: Needs, precision: Precision) -> None:
+        self.editor, self.policies, self.needs, self.precision = editor, policies, needs, precision
 
     def count(self, batch: Batch) -> int:
         return len(batch.trajectory.window)
@@ -59,9 +57,9 @@ class Replays:
         device = trajectory.latents.device
         reference = None
         if self.needs.reference:
-            with self.policies.use("start"), torch.no_grad(), self.context():
+            with self.policies.use("start"), torch.no_grad(), self.precision.forward():
                 reference = replay(self.editor, condition, trajectory, index).mean
-        with self.context():
+        with self.precision.forward():
             moved = replay(self.editor, condition, trajectory, index)
         step = trajectory.window[index]
         return Step(
@@ -73,15 +71,15 @@ class Replays:
             advantages=signal.values[rows].to(device),
             weights=signal.weights[rows].to(device),
             old_mean=trajectory.mean[index],
-            span=float(trajectory.sigmas[step] - trajectory.sigmas[step + 1]),
+            gain=float(velocity_gain(trajectory.rules[step], *trajectory.sigmas[step : step + 2].float().cpu())),
         )
 
 
 class Noised:
     """Clean samples with new noise."""
 
-    def __init__(self, editor: Editor, policies: Policies, needs: Needs, context: Context, seed: int) -> None:
-        self.editor, self.policies, self.needs, self.context = editor, policies, needs, context
+    def __init__(self, editor: Editor, policies: Policies, needs: Needs, precision: Precision, seed: int) -> None:
+        self.editor, self.policies, self.needs, self.precision = editor, policies, needs, precision
         self.seed = seed
         self.same = False
         """Whether the old policy is the present one, so that one prediction serves both."""
@@ -103,7 +101,7 @@ class Noised:
             reference = self._as("start", x, t, condition)
         if self.needs.old and not self.same:
             old = self._as("old", x, t, condition)
-        with self.context():
+        with self.precision.forward():
             predicted = self.editor.predict(x, t, condition).x0
         device = x.device
         return Denoise(
@@ -115,10 +113,11 @@ class Noised:
             advantages=signal.values[rows].to(device),
             weights=signal.weights[rows].to(device),
             ranks=signal.ranks[rows].to(device),
+            error=self.editor.predicts,
         )
 
     def _as(self, policy: str, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        with self.policies.use(policy), torch.no_grad(), self.context():
+        with self.policies.use(policy), torch.no_grad(), self.precision.forward():
             return self.editor.predict(x, t, condition).x0
 
 
@@ -139,11 +138,11 @@ def draw(
     return torch.stack(drawn).to(final.device), torch.stack(noise).to(final.device)
 
 
-def examples(editor: Editor, policies: Policies, needs: Needs, context: Context, seed: int) -> Examples:
+def examples(editor: Editor, policies: Policies, needs: Needs, precision: Precision, seed: int) -> Examples:
     """Those that an algorithm needs."""
     if needs.trajectory:
-        return Replays(editor, policies, needs, context)
-    return Noised(editor, policies, needs, context, seed)
+        return Replays(editor, policies, needs, precision)
+    return Noised(editor, policies, needs, precision, seed)
 
 
 def _generator(names: tuple[object, ...]) -> torch.Generator:

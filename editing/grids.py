@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mmreward.score import Score
+from mmreward.score import Failure, Score
 
 _CAPTION = 16
 _GAP = 4
@@ -22,7 +22,7 @@ class Row:
 
     source: Image.Image
     instruction: str
-    images: Sequence[Image.Image]
+    images: Sequence[Image.Image | Failure]
     scores: Sequence[Score]
 
 
@@ -39,7 +39,8 @@ def grid(rows: Sequence[Row], side: int = 96) -> Image.Image:
         captions = ["source", *(_caption(row.scores[i]) for i in order)]
         for column, (image, caption) in enumerate(zip([row.source, *(row.images[i] for i in order)], captions)):
             left = _GAP + column * cell
-            sheet.paste(_fitted(image, side), (left, top + _CAPTION))
+            if isinstance(image, Image.Image):
+                sheet.paste(_fitted(image, side), (left, top + _CAPTION))
             draw.text((left, top + _CAPTION + side), caption, fill="black", font=font)
     return sheet
 

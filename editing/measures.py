@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from editing.collect import Batch
+from mmreward.edit import Edit
 from mmreward.score import Score
 
 Array = NDArray[np.float32]
@@ -32,8 +32,8 @@ went through the bundled editor's autoencoder changes at most 0.0046 of it, a ri
 _LONGEST = 256
 
 
-def measures(batch: Batch, scores: Sequence[Score]) -> dict[str, float]:
-    """Numbers for the log of one iteration, each in [0, 1] but the last, which is in [0, 2].
+def measures(edits: Sequence[Edit], scores: Sequence[Score]) -> dict[str, float]:
+    """Numbers for the log of one iteration's edits, each in [0, 1] but the last, which is in [0, 2].
 
     - `diversity`: root mean square difference (pixels and channels) between two edits of a group, mean over its pairs
       and over groups; 0 where all edits of every group are the same.
@@ -46,14 +46,14 @@ def measures(batch: Batch, scores: Sequence[Score]) -> dict[str, float]:
     Edits without a score count in all but the last. `diversity` is absent where no group has two edits.
     """
     groups: dict[str, list[int]] = defaultdict(list)
-    for place, edit in enumerate(batch.edits):
+    for place, edit in enumerate(edits):
         groups[edit.group].append(place)
     found: dict[str, float] = {}
     distances: list[float] = []
     changed: list[float] = []
     for places in groups.values():
-        source = _reduced(batch.edits[places[0]].image("source"))
-        pixels = np.stack([_pixels(batch.edits[place].image("edited"), source.size) for place in places])
+        source = _reduced(edits[places[0]].image("source"))
+        pixels = np.stack([_pixels(edits[place].image("edited"), source.size) for place in places])
         changed += [_changed(_pixels(source, source.size), edited) for edited in pixels]
         if len(places) > 1:
             distances.append(_mean_distance(pixels))
@@ -93,8 +93,9 @@ def _mean_distance(pixels: Array) -> float:
 
 def _taus(scores: Sequence[Score]) -> Iterator[float]:
     """Kendall's tau-b of every two members of a combination over one group; none for a member that ranks nothing."""
-    names = sorted({name for score in scores for name in score.provenance.get("members", {})})
-    table = np.array([[score.raw.get(f"{name}.overall", np.nan) for name in names] for score in scores])
+    names = sorted({name for score in scores for name in score.parts})
+    overalls = [[score.parts[name].overall if name in score.parts else np.nan for name in names] for score in scores]
+    table = np.array(overalls)
     for first, second in combinations(range(len(names)), 2):
         both = table[np.isfinite(table[:, [first, second]]).all(axis=1)][:, [first, second]]
         signs = np.sign(both[:, None] - both[None])

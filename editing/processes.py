@@ -1,6 +1,6 @@
 """Several processes that train one policy: who does which share, what they tell each other, and how they wait.
 
-    accelerate launch --num_processes 6 -m app.cli train RECIPE
+    accelerate launch --num_processes 6 -m mmreward train RECIPE
 
 Numbers and texts (scores, clocks, the wish to stop) go through the store that the processes met in; tensors
 (gradients) through collective operations. Collective operations have a time-out, after which the whole run dies, and a

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from editing.alarm import Alarm, alarms
+from editing.alarm import Alarm, Verdict, check, verdicts
 from mmreward.config import ConfigError, read_yaml
 from mmreward.training import read_log
 
@@ -33,12 +33,18 @@ class Run:
     result: Mapping[str, Any] | None
     """`result.json`: the final measure; None where the run has not ended, or has none."""
     grids: list[Path]
-    alarms: list[Alarm]
+    verdicts: list[Verdict]
+    """At each evaluation that kept the scores of its tasks."""
+    verdict: Verdict
+    """At the last one."""
+    unreadable: Mapping[str, str]
+    """Rows that were left out: id -> why."""
+    warnings: list[str]
+    """What was said at the start."""
 
     @property
-    def checkable(self) -> bool:
-        """Whether the log has what the alarm reads."""
-        return any(look.get("values") for look in self.looks)
+    def alarms(self) -> list[Alarm]:
+        return [verdict.alarm for verdict in self.verdicts if verdict.alarm]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -46,23 +52,37 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "log.jsonl").is_file():
         raise ConfigError(f"{folder}: no log.jsonl here; name the output folder of a run of reward training")
-    entries = [entry for entry in read_log(folder / "log.jsonl") if _told(entry)]
+    log = read_log(folder / "log.jsonl")
+    entries = [entry for entry in log if _told(entry)]
     iterations = [entry for entry in entries if entry["kind"] == "train"]
     looks = [entry for entry in entries if entry["kind"] == "monitor"]
     if not looks:
         raise ConfigError(
             f"{folder / 'log.jsonl'}: no evaluation by a monitor in it; was it written by other training?"
         )
-    recipe, result = folder / "recipe.yaml", folder / "result.json"
+    file, result = folder / "recipe.yaml", folder / "result.json"
+    recipe = read_yaml(file) if file.is_file() else {}
+    win_rates = any(entry.get("win_rates") for entry in iterations) or _OLD_WIN_RATES == _algorithm(recipe)
     return Run(
         folder,
-        read_yaml(recipe) if recipe.is_file() else {},
+        recipe,
         iterations,
         looks,
         json.loads(result.read_text()) if result.is_file() else None,
         sorted((folder / "grids").glob("*.png")),
-        alarms(entries),
+        verdicts(entries, win_rates),
+        check(entries, win_rates),
+        {name: why for entry in log for name, why in (entry.get("unreadable") or {}).items()},
+        [text for entry in log for text in entry.get("warnings") or ()],
     )
+
+
+_OLD_WIN_RATES = "pref_grpo"
+"""The algorithm whose older logs do not say that the reward is a win rate."""
+
+
+def _algorithm(recipe: Mapping[str, Any]) -> Any:
+    return (recipe.get("algorithm") or {}).get("name")
 
 
 def _told(entry: Mapping[str, Any]) -> bool:

@@ -70,28 +70,30 @@ def rollout(
     rule: Rule | Sequence[Rule],
     window: Iterable[int] = (),
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    first: int = 0,
 ) -> Trajectory:
     """Samples without gradient.
 
     Args:
         condition: a batch of B rows.
-        x: starting noise [B, tokens, channels] (`editor.prior`).
+        x: starting noise [B, tokens, channels] (`editor.prior`), or the sample before the step `first`.
         sigmas: noise levels [steps + 1] (`editor.schedule`).
         rule: one for all steps, or one per step.
         window: the steps whose latents and log-densities are kept; each must have noise.
         generator: the noise of the steps; a sequence has one generator per sample.
+        first: the step to begin with; those before it were taken already.
     """
     steps = len(sigmas) - 1
     per_step = tuple(rule) if isinstance(rule, Sequence) else (rule,) * steps
     kept = tuple(sorted(set(window)))
-    _check(condition, x, sigmas, per_step, kept)
+    _check(condition, x, sigmas, per_step, kept, first)
 
     levels = sigmas.tolist()
     before: list[Tensor] = []
     after: list[Tensor] = []
     means: list[Tensor] = []
     logp: list[Tensor] = []
-    for step in range(steps):
+    for step in range(first, steps):
         x0, eps = editor.predict(x, levels[step], condition)
         moved = transition(x, x0, eps, levels[step], levels[step + 1], per_step[step], generator=generator)
         if step in kept:
@@ -122,15 +124,19 @@ def replay(editor: Editor, condition: Condition, trajectory: Trajectory, index: 
     return transition(x, x0, eps, t, t_next, trajectory.rules[step], prev=trajectory.prev[index])
 
 
-def _check(condition: Condition, x: Tensor, sigmas: Tensor, per_step: Sequence[Rule], window: Sequence[int]) -> None:
+def _check(
+    condition: Condition, x: Tensor, sigmas: Tensor, per_step: Sequence[Rule], window: Sequence[int], first: int
+) -> None:
     steps = len(sigmas) - 1
     if len(condition) != len(x):
         raise ValueError(f"rollout: {len(condition)} conditions for {len(x)} samples; repeat the condition per member")
     if len(per_step) != steps:
         raise ValueError(f"rollout: {len(per_step)} rules for {steps} steps; give one rule, or one per step")
     for step in window:
-        if not 0 <= step < steps:
-            raise ValueError(f"rollout: step {step} of the window is not one of the {steps} steps (0 to {steps - 1})")
+        if not first <= step < steps:
+            raise ValueError(
+                f"rollout: step {step} of the window is not one of the steps that are taken ({first} to {steps - 1})"
+            )
         std = per_step[step].coefficients(sigmas[step].float(), sigmas[step + 1].float()).std
         if not std > 0:
             raise ValueError(

@@ -11,21 +11,21 @@ __all__ = ["Behind", "Judged", "Scoring", "all_scores"]
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from editing.advantage import Advantages, advantages, repeat_noise
+from editing.advantage import Advantages, PartValues, advantages, repeat_noise
 from editing.algorithms.algorithm import Needs
-from editing.collect import Batch, Clock, OnPiece
+from editing.collect import Batch, Clock, Made, OnPiece
 from editing.parts import parts_of
 from editing.processes import Processes
 from editing.recipe import Recipe
+from editing.scored import scored
 from editing.unscored import Unscored
 from editing.winrate import judge_of
-from mmreward.edit import Edit
 from mmreward.reward import Reward
 from mmreward.score import Score
 from mmreward.training import TrainingError
@@ -42,8 +42,18 @@ class Judged:
     signal: Advantages
 
 
+@dataclass(frozen=True)
+class RepeatNoise:
+    """Standard deviations of a score from one scoring of an edit to the next: of the overall, and of each part that is
+    normalised by itself.
+    """
+
+    overall: float
+    parts: tuple[float, ...] = ()
+
+
 class Behind:
-    """Scores one piece after another in a thread, behind the back of whoever makes the next."""
+    """Scores pieces in a worker thread while the next ones are sampled."""
 
     def __init__(self, reward: Reward) -> None:
         self.reward = reward
@@ -56,8 +66,8 @@ class Behind:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def submit(self, edits: Sequence[Edit]) -> None:
-        self._pieces.append(self._thread.submit(self.reward.score, edits))
+    def submit(self, edits: Sequence[Made]) -> None:
+        self._pieces.append(self._thread.submit(scored, self.reward, edits))
 
     def scores(self) -> list[Score]:
         """Of all pieces, in their order; waits for the last."""
@@ -70,7 +80,7 @@ class Scoring:
     def __init__(self, reward: Reward, recipe: Recipe, needs: Needs, processes: Processes) -> None:
         self.reward, self.recipe, self.processes = judge_of(reward, needs), recipe, processes
         self.parts = parts_of(self.reward, recipe.advantage)
-        self.noise: float | None = None
+        self.noise: RepeatNoise | None = None
         self.failures: deque[list[int]] = deque(maxlen=10)
         self.unscored = Unscored()
 
@@ -79,7 +89,7 @@ class Scoring:
         if not self.recipe.loop.overlap:
             batch = sample(None)
             with clock.part("reward"):
-                return batch, list(self.reward.score(batch.edits))
+                return batch, scored(self.reward, batch.edits)
         with Behind(self.reward) as behind:
             batch = sample(behind.submit)
             with clock.part("reward"):
@@ -88,21 +98,28 @@ class Scoring:
     def judge(self, batch: Batch, mine: Sequence[Score]) -> Judged:
         """Advantages over the groups of all processes, from the scores of this one's edits; counts what failed."""
         scores = all_scores(self.processes, mine)
-        groups = [name for names in self.processes.gather([edit.group for edit in batch.edits]) for name in names]
+        shares = self.processes.gather([batch.groups, len(batch.made)])
+        groups = [name for names, _ in shares for name in names]
+        if not any(made for _, made in shares):
+            raise TrainingError(f"the editor made none of the {len(scores)} edits of this iteration: {scores[0].error}")
         values = _overall(scores)
-        if self.noise is None:
-            self.noise = repeat_noise(values, self._again(batch))
-        self._count_failures(scores)
         parts = self.parts.values(scores) if self.parts else None
-        signal = advantages(values, groups, self.recipe.advantage, self.noise, parts)
+        if self.noise is None:
+            self.noise = self._repeat_noise(batch, values, parts)
+        self._count_failures(scores)
+        if parts:
+            parts = replace(parts, noise=torch.tensor(self.noise.parts, dtype=torch.float64))
+        signal = advantages(values, groups, self.recipe.advantage, self.noise.overall, parts)
         return Judged(scores, values, groups, signal)
 
-    def _again(self, batch: Batch) -> Tensor:
-        """[N], all edits scored once more, in the opposite order."""
-        again = _overall(self.reward.score(batch.edits[::-1])).flip(0)
-        return torch.tensor(
-            [value for values in self.processes.gather(again.tolist()) for value in values], dtype=torch.float64
-        )
+    def _repeat_noise(self, batch: Batch, values: Tensor, parts: PartValues | None) -> RepeatNoise:
+        """All edits are scored once more, in the opposite order."""
+        again = all_scores(self.processes, scored(self.reward, batch.edits[::-1])[::-1])
+        noise = repeat_noise(values, _overall(again))
+        if self.parts is None or parts is None:
+            return RepeatNoise(noise)
+        second = self.parts.values(again).values
+        return RepeatNoise(noise, tuple(repeat_noise(*pair) for pair in zip(parts.values.T, second.T, strict=True)))
 
     def _count_failures(self, scores: Sequence[Score]) -> None:
         self.failures.append([sum(not score.ok for score in scores), len(scores)])
@@ -117,11 +134,15 @@ class Scoring:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"noise": self.noise, "failures": list(self.failures), "unscored": list(self.unscored.state)}
+        noise = self.noise and {"overall": self.noise.overall, "parts": list(self.noise.parts)}
+        return {"noise": noise, "failures": list(self.failures), "unscored": list(self.unscored.state)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.noise = state["noise"]
+        noise = state["noise"]
+        if isinstance(noise, float):  # of an older version, which measured no parts: these are measured again
+            noise = None if self.parts else {"overall": noise, "parts": ()}
+        self.noise = noise and RepeatNoise(noise["overall"], tuple(noise["parts"]))
         self.failures.extend(state["failures"])
         self.unscored = Unscored(state.get("unscored", ()))
 
@@ -130,12 +151,23 @@ def all_scores(processes: Processes, mine: Sequence[Score]) -> list[Score]:
     """The scores of all processes, without rationale and provenance."""
     if processes.size == 1:
         return list(mine)
-    return [Score(**row) for rows in processes.gather([_plain(score) for score in mine]) for row in rows]
+    return [_score(row) for rows in processes.gather([_plain(score) for score in mine]) for row in rows]
 
 
 def _plain(score: Score) -> dict[str, Any]:
-    numbers = {name: {k: float(v) for k, v in getattr(score, name).items()} for name in ("dims", "raw")}
-    return {"overall": float(score.overall), "status": score.status, "error": score.error, **numbers}
+    return {
+        "overall": float(score.overall),
+        "dims": {name: float(value) for name, value in score.dims.items()},
+        "status": score.status,
+        "error": score.error,
+        "raw": {name: float(value) for name, value in score.raw.items()},
+        "parts": {name: _plain(part) for name, part in score.parts.items()},
+        "has_overall": score.has_overall,
+    }
+
+
+def _score(plain: Mapping[str, Any]) -> Score:
+    return Score(**{**plain, "parts": {name: _score(part) for name, part in plain["parts"].items()}})
 
 
 def _overall(scores: Sequence[Score]) -> Tensor:

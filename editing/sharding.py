@@ -32,7 +32,7 @@ def shard(module: nn.Module, processes: int) -> None:
     if processes == 1:
         raise ConfigError(
             "policy.shard: one process has nobody to share the network with; start with `accelerate launch "
-            "--num_processes N -m app.cli train ...`, or set policy.shard: false"
+            "--num_processes N -m mmreward train ...`, or set policy.shard: false"
         )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -4,9 +4,10 @@ Written by the first process alone, in whole tensors; random state and counts ar
 run equals one that was never stopped, bit for bit on a CPU, and may go on with another number of processes.
 """
 
-__all__ = ["State", "export", "restore", "save"]
+__all__ = ["Counters", "State", "counters", "export", "restore", "save"]
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ from editing.editors.lora import save_lora
 from editing.editors.pipeline import PipelineEditor
 from editing.processes import Processes
 from editing.recipe import Recipe
+from editing.resume import check_same_run
 from editing.scoring import Scoring
 from editing.update import Updater
 from editing.weights import Policies
 from mmreward.config import ConfigError
 from mmreward.training import check_weights, load_checkpoint, save_checkpoint
-from mmreward.training.checkpoint import random_state, restore_random_state
+from mmreward.training.checkpoint import latest_checkpoint, random_state, restore_random_state
 from mmreward.training.sharded import like, whole
 
 
@@ -35,6 +37,8 @@ class State:
     scoring: Scoring
     iteration: int = 0
     seconds: float = 0.0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Rows of the data that were left out so far: id -> why."""
 
     @property
     def fraction(self) -> float:
@@ -43,33 +47,64 @@ class State:
         return self.seconds / (60 * loop.minutes) if loop.minutes else self.iteration / (loop.steps or 1)
 
 
-def save(state: State, folder: Path, processes: Processes) -> None:
-    """Checkpoint `state.iteration`, whole or not at all. All processes go on once it is written."""
+@dataclass(frozen=True)
+class Counters:
+    """What is neither weights nor optimiser. Those of the beginning of an iteration go with the weights until its first
+    update.
+    """
+
+    values: Mapping[str, Any]
+    random: Mapping[str, Any]
+
+
+def counters(state: State) -> Counters:
+    """Those of now."""
+    updater = state.updater
+    tensors, random = random_state()
+    values = {
+        "updates": updater.updates,
+        "skipped": updater.skipped,
+        "skipped_in_a_row": updater.skipped_in_a_row,
+        "seconds": state.seconds,
+        "unreadable": dict(state.unreadable),
+        "random": random,
+        **state.scoring.state(),
+    }
+    return Counters(values, tensors)
+
+
+def save(state: State, folder: Path, processes: Processes, at: Counters | None = None, alone: bool = False) -> None:
+    """Checkpoint `state.iteration`, whole or not at all, with the counters `at` (None: of now). All processes go on
+    once it is written; `alone` asks nothing of the others, for when they may be gone.
+    """
+    at = at or counters(state)
     tensors, optimizers = state.updater.optimizers.pack()
     tables = {
         name: {key: whole(tensor, processes.main) for key, tensor in table.items()}
         for name, table in {**state.policies.tables(), **tensors}.items()
     }
     if processes.main:
-        random_tensors, random_values = random_state()
-        values: dict[str, Any] = {
-            "updates": state.updater.updates,
-            "skipped": state.updater.skipped,
-            "seconds": state.seconds,
-            "optimizers": optimizers,
-            "random": random_values,
-            "recipe": state.recipe.model_dump(mode="json"),
-            **state.scoring.state(),
-        }
-        save_checkpoint(folder, state.iteration, {**tables, "random": random_tensors}, values)
-    processes.gather(None)  # a slow disk must not use up the time-out of the others' next collective operation
+        values = {**at.values, "optimizers": optimizers, "recipe": state.recipe.model_dump(mode="json")}
+        save_checkpoint(folder, state.iteration, {**tables, "random": at.random}, values)
+    if not alone:
+        processes.gather(None)  # a slow disk must not use up the time-out of the others' next collective operation
 
 
-def restore(state: State, folder: Path) -> bool:
-    """Put back the newest checkpoint of `folder`; false where there is none."""
+def restore(state: State, folder: Path, processes: Processes) -> bool:
+    """Put back the newest checkpoint of `folder`; false where there is none. All processes must have the same one, and
+    the recipe must be the one that it was made with.
+    """
+    steps = processes.gather(latest_checkpoint(folder))
+    if any(step != steps[0] for step in steps):
+        there = ", ".join(f"process {rank}: {'none' if step is None else step}" for rank, step in enumerate(steps))
+        raise ConfigError(
+            f"--resume: the processes find different checkpoints in {folder} ({there}). The first process writes them: "
+            "put --out on a disk that all machines share, or copy the first one's folder to the others"
+        )
     found = load_checkpoint(folder)
     if found is None:
         return False
+    check_same_run(found.state["recipe"], state.recipe, found.path)
     tables = {}
     for name, table in state.policies.tables().items():
         if name not in found.tensors:
@@ -81,6 +116,8 @@ def restore(state: State, folder: Path) -> bool:
     restore_random_state(found.tensors["random"], found.state["random"])
     state.iteration, state.seconds = found.step, found.state["seconds"]
     state.updater.updates, state.updater.skipped = found.state["updates"], found.state["skipped"]
+    state.updater.skipped_in_a_row = found.state.get("skipped_in_a_row", 0)
+    state.unreadable = dict(found.state.get("unreadable", {}))
     state.scoring.restore(found.state)
     return True
 

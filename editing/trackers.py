@@ -6,8 +6,10 @@
 
 Each number becomes a curve named `kind/key`, one level deeper for mappings: train/reward, train/timing/sample,
 monitor/overall. Text and missing numbers become none: a curve has a gap where there was no score. With an entry of the
-monitor goes the image grid of its iteration, where `grids/` has one. `log.jsonl` stays the record; nothing is read back
-from here. None of the three packages comes with this one; each is imported when a recipe names it.
+monitor goes the image grid of its iteration, where `grids/` has one. A resumed run goes on in its curves: TensorBoard
+and trackio find them by the folder, Weights & Biases by the id that is kept in `wandb-id.txt`. `log.jsonl` stays the
+record; nothing is read back from here. None of the three packages comes with this one; each is imported when a recipe
+names it.
 """
 
 __all__ = ["TRACKERS", "Trackers", "curves"]
@@ -16,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -117,9 +120,9 @@ class _TensorBoard:
 class _Run:
     """trackio and wandb, which have the same functions. The run is named after the output folder."""
 
-    def __init__(self, package: Any, folder: Path, **options: Any) -> None:
+    def __init__(self, package: Any, folder: Path, resume: str, **options: Any) -> None:
         self._package = package
-        package.init(project=_PROJECT, name=folder.resolve().name, resume="allow", **options)
+        package.init(project=_PROJECT, name=folder.resolve().name, resume=resume, **options)
 
     def write(self, values: Mapping[str, float], grid: Path | None, step: int) -> None:
         pictures = {} if grid is None else {"grid": self._package.Image(str(grid))}
@@ -132,14 +135,18 @@ class _Run:
 def _trackio(folder: Path, resumed_step: int | None) -> Tracker:
     import trackio
 
-    return _Run(trackio, folder)
+    return _Run(trackio, folder, resume="allow")  # by its name
 
 
 def _wandb(folder: Path, resumed_step: int | None) -> Tracker:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    return _Run(wandb, folder, dir=str(folder))
+    file = folder / "wandb-id.txt"
+    if resumed_step is not None and file.is_file():  # the steps since the checkpoint, made again, are already there
+        return _Run(wandb, folder, resume="must", id=file.read_text().strip(), dir=str(folder))
+    file.write_text(name := uuid4().hex)
+    return _Run(wandb, folder, resume="never", id=name, dir=str(folder))
 
 
 TRACKERS: dict[str, Callable[[Path, int | None], Tracker]] = {

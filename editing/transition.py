@@ -27,7 +27,18 @@ https://arxiv.org/abs/2505.07818), Coefficients-Preserving Sampling (Wang and Yu
 https://arxiv.org/abs/2509.05952), DDIM (Song et al., 2020, https://arxiv.org/abs/2010.02502).
 """
 
-__all__ = ["CPS", "DDIM", "ODE", "DanceSDE", "FlowSDE", "Rule", "Transition", "rule_from", "transition"]
+__all__ = [
+    "CPS",
+    "DDIM",
+    "ODE",
+    "DanceSDE",
+    "FlowSDE",
+    "Rule",
+    "Transition",
+    "rule_from",
+    "transition",
+    "velocity_gain",
+]
 
 import math
 from collections.abc import Sequence
@@ -94,6 +105,11 @@ class CPS:
 
     eta: float = 0.8
 
+    def __post_init__(self) -> None:
+        _check_share(
+            "cps", self.eta, "all of a level's noise is new with 1; beyond it the predicted noise counts negative"
+        )
+
     def coefficients(self, t: Tensor, t_next: Tensor) -> Coefficients:
         angle = self.eta * math.pi / 2
         return Coefficients(
@@ -107,11 +123,34 @@ class DDIM:
 
     eta: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_share(
+            "ddim", self.eta, "1 is the posterior of DDPM; beyond it a level gets more noise than belongs to it"
+        )
+
     def coefficients(self, t: Tensor, t_next: Tensor) -> Coefficients:
         kept = (t_next * (1 - t) / (t * (1 - t_next))).square()  # (k'/k)², 0 from pure noise
         std = self.eta * t_next * (1 - kept).sqrt()
         eps = (t_next.square() - std.square()).clamp_min(0).sqrt()
         return Coefficients(x=torch.zeros_like(t), x0=1 - t_next, eps=eps, std=std)
+
+
+def _check_share(rule: str, eta: float, why: str) -> None:
+    if eta > 1:
+        raise ValueError(
+            f"eta {eta:g} with the rule {rule!r}: expected at most 1 ({why}). Published values above 1 are for 'flow'"
+        )
+
+
+def velocity_gain(rule: Rule, t: float | Tensor, t_next: float | Tensor) -> Tensor:
+    """How far a step's mean moves against a change of the predicted velocity, -d mean / d v.
+
+    With x0 = x - t v and eps = x + (1 - t) v it is t c_0 - (1 - t) c_eps: t - t_next for the ODE,
+    (t - t_next) (1 + g² (1 - t) / 2t) for the SDEs, t (1 - t') - (1 - t) t' cos(eta pi / 2) for CPS.
+    """
+    level, level_next = (torch.as_tensor(value, dtype=torch.float32) for value in (t, t_next))
+    c = rule.coefficients(level, level_next)
+    return level * c.x0 - (1 - level) * c.eps
 
 
 _RULES = {"flow": FlowSDE, "dance": DanceSDE, "cps": CPS, "ddim": DDIM, "ode": ODE}
@@ -158,6 +197,7 @@ def transition(
         t, t_next: noise levels in [0, 1], a number or one per sample [B]; t_next < t.
         prev: None samples; a tensor [B, ...] replays that outcome (gradients flow through x0 and eps).
         generator: for sampling; a sequence has one generator per sample, so that a sample does not depend on its batch.
+            The ODE draws nothing.
     """
     shape = (-1,) + (1,) * (x.ndim - 1)
     level = torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(shape)
@@ -167,7 +207,7 @@ def transition(
     std = c.std.expand(x.shape[0], *shape[1:])
 
     if prev is None:
-        prev = (mean + std * _noise(x, generator)).to(x.dtype)
+        prev = (mean if isinstance(rule, ODE) else mean + std * _noise(x, generator)).to(x.dtype)
     density = -0.5 * ((prev.float() - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
     logp = torch.where(std == 0, torch.nan, density).flatten(1).mean(1)
     return Transition(prev=prev, mean=mean, std=std, logp=logp)

@@ -14,7 +14,6 @@ __all__ = ["Updater"]
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
@@ -24,15 +23,14 @@ from torch import Tensor
 from editing.advantage import Advantages
 from editing.algorithms.algorithm import Algorithm
 from editing.anchor import Anchor
-from editing.attention import training_attention
 from editing.collect import Batch
 from editing.editors.editor import Editor
 from editing.examples import examples
+from editing.precision import Precision
 from editing.processes import Processes
 from editing.recipe import AnchorConfig, RewardLoop
 from editing.weights import Policies, PolicyConfig
 from mmreward.training import TrainingError
-from mmreward.training.loop import autocast
 from mmreward.training.optim import Optimizers, default_groups, lr_factor
 from mmreward.training.sharded import whole
 
@@ -53,20 +51,22 @@ class Updater:
         policy: PolicyConfig,
         accelerator: Accelerator,
         processes: Processes,
+        precision: Precision,
         anchor: AnchorConfig | None = None,
     ) -> None:
         self.editor, self.policies, self.algorithm, self.loop = editor, policies, algorithm, loop
-        self.policy, self.accelerator, self.processes = policy, accelerator, processes
-        self.examples = examples(editor, policies, algorithm.needs, self._context, loop.seed)
-        self.anchor = Anchor(editor, policies, anchor, self._context, loop.seed) if anchor else None
+        self.policy, self.accelerator, self.processes, self.precision = policy, accelerator, processes, precision
+        self.examples = examples(editor, policies, algorithm.needs, precision, loop.seed)
+        self.anchor = Anchor(editor, policies, anchor, precision, loop.seed) if anchor else None
         self.optimizers = Optimizers(default_groups(editor.module, loop), loop)
-        self.updates, self.skipped = 0, 0
+        self.updates, self.skipped, self.skipped_in_a_row = 0, 0, 0
 
     def update(self, batch: Batch, signal: Advantages, iteration: int, fraction: float) -> dict[str, float]:
         """`loop.updates` optimiser steps, each on its share of the samples and all examples of each.
 
         `batch` has this process's samples, `signal` the advantages of all. `fraction` says how much of the run is done
-        (for the learning rate); returns means over what was trained on.
+        (for the learning rate); returns means over what was trained on, and `skipped`, the updates so far that were
+        left out because their loss or gradient was not finite.
         """
         loop = self.loop
         dealing = torch.Generator().manual_seed(loop.seed * 7919 + iteration)
@@ -74,7 +74,7 @@ class Updater:
         count = self.examples.count(batch)
         sums: dict[str, float] = defaultdict(float)
         weight_total, norms = 0.0, []
-        for rows in shuffled.chunk(loop.updates):
+        for rows in shuffled.tensor_split(loop.updates):
             weight = float(signal.weights[rows].sum()) * count
             if weight == 0:
                 continue
@@ -102,7 +102,7 @@ class Updater:
         self.examples.begin_update()
         for part, counts in self._parts(rows, batch):
             for index in range(self.examples.count(batch)):
-                with self._attention():
+                with self.precision.backward():
                     example = self.examples.example(batch, mine if counts else idle, part, index, iteration)
                     loss = self.algorithm.loss(example)
                     self.accelerator.backward(loss.total * scale / weight)
@@ -118,9 +118,11 @@ class Updater:
         distance.
         """
         held, total = rows[:: anchor.config.every], 0.0
+        made = torch.zeros(len(batch), device=batch.trajectory.final.device)
+        made[batch.made] = 1.0
         for part, counts in self._parts(held, batch):
-            with self._attention():
-                distance = anchor.distance(batch, part, iteration).sum() / len(held)
+            with self.precision.backward():
+                distance = (anchor.distance(batch, part, iteration) * made[part]).sum() / len(held)
                 self.accelerator.backward(anchor.config.weight * scale * counts * distance)
             total += counts * float(distance.detach())
         return total
@@ -138,15 +140,6 @@ class Updater:
             for _ in range(math.ceil(int(counts.max()) / size) - len(parts)):
                 yield torch.zeros(1, dtype=torch.long), False
 
-    @contextmanager
-    def _context(self) -> Iterator[None]:
-        with autocast(self.accelerator.device, self.loop.autocast), self._attention():
-            yield
-
-    def _attention(self) -> AbstractContextManager[None]:
-        # Forward and backward pass must agree on it: gradient checkpointing computes the former again in the latter.
-        return training_attention(self.accelerator.device)
-
     def _descend(self, total: float, fraction: float) -> float:
         loop = self.loop
         parameters = self.optimizers.parameters()
@@ -155,13 +148,13 @@ class Updater:
         norm = float(whole(self.accelerator.clip_grad_norm_(parameters, loop.clip_norm)))
         if math.isfinite(norm) and math.isfinite(total):
             self.optimizers.step(lr_factor(loop, self.updates, fraction))
-            self.skipped = 0
+            self.skipped_in_a_row = 0
             return norm
         self.optimizers.zero_grad()
-        self.skipped += 1
-        if self.skipped >= _MAX_SKIPPED_IN_A_ROW:
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"{self.skipped} updates in a row had a non-finite loss or gradient; lower loop.lr or set "
+                f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient; lower loop.lr or set "
                 "loop.autocast: no"
             )
         return math.nan

@@ -6,7 +6,7 @@ What is looked at is what will be saved: the averaged weights, where there are a
 __all__ = ["Watch"]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,28 +15,28 @@ from editing.deal import batches
 from editing.divergence import kl_nats
 from editing.editors.editor import Editor
 from editing.evaluation import Evaluation, evaluate
+from editing.precision import Precision
 from editing.processes import Processes
 from editing.recipe import Recipe
 from editing.scoring import all_scores
 from editing.weights import Policies
 from mmreward.reward import Reward
+from mmreward.training import TrainingError
 
 _DIVERGENCE_TASKS = 8
 
 
 class Watch:
-    """`context` makes what the forward passes run under (autocast)."""
-
     def __init__(
         self,
         recipe: Recipe,
         editor: Editor,
         policies: Policies,
         processes: Processes,
-        context: Callable[[], AbstractContextManager[Any]],
+        precision: Precision,
     ) -> None:
         self.recipe, self.editor, self.policies = recipe, editor, policies
-        self.processes, self.context = processes, context
+        self.processes, self.precision = processes, precision
 
     def best(self) -> AbstractContextManager[None]:
         """The module has the weights that will be saved inside the `with`."""
@@ -49,9 +49,12 @@ class Watch:
         mine, fillers = self._share(few)
         with self.best():
             looked = self.evaluate(tasks, reward)
+            if all(self.processes.gather(all(image is None for image in looked.images))):
+                reason = looked.scores[0].error
+                raise TrainingError(f"the editor made none of the monitor's {len(tasks)} edits: {reason}")
             found = {**looked.summary(), "values": looked.values}
             share = [few[row] for row in mine + fillers]
-            nats = kl_nats(self.editor, self.policies, share, self.recipe.rollout, self.context)[: len(mine)]
+            nats = kl_nats(self.editor, self.policies, share, self.recipe.rollout, self.precision)[: len(mine)]
         nats = [value for values in self.processes.gather(nats) for value in values]
         return {**found, "kl_nats": math.fsum(nats) / len(nats)} if nats else found
 
@@ -60,7 +63,7 @@ class Watch:
         config = self.recipe.rollout
         mine, fillers = self._share(tasks)
         share = [tasks[row] for row in mine + fillers]
-        found = evaluate(self.editor, share, reward, config.steps, batch=config.batch, context=self.context)
+        found = evaluate(self.editor, share, reward, config.steps, batch=config.batch, precision=self.precision)
         scores = all_scores(self.processes, found.scores[: len(mine)])
         rows = [row for rows in self.processes.gather(mine) for row in rows]
         ordered = [score for _, score in sorted(zip(rows, scores, strict=True), key=lambda pair: pair[0])]

@@ -37,11 +37,17 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True):
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the averaged weights per update; the average is what is evaluated and saved. 0: no average."""
     keep: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the starting weights in what is evaluated and saved: start + (1 - keep) (average - start). What was
-    learned grows with the distance from the start and what was damaged with its square, so that half of the way can be
-    better than all of it (Wortsman et al., Robust fine-tuning of zero-shot models, 2021,
+    """Share of the starting weights in what is evaluated and saved: start + (1 - keep) (average - start); needs `ema`.
+    What was learned grows with the distance from the start and what was damaged with its square, so that half of the
+    way can be better than all of it (Wortsman et al., Robust fine-tuning of zero-shot models, 2021,
     https://arxiv.org/abs/2109.01903).
     """
+
+    @model_validator(mode="after")
+    def _keep_of_an_average(self) -> "PolicyConfig":
+        if self.keep and not self.ema:
+            raise ValueError(f"keep {self.keep:g} is a share of the average, and with ema: 0 there is none; set ema")
+        return self
 
     @model_validator(mode="after")
     def _has_what_it_exports(self) -> "PolicyConfig":
@@ -110,20 +116,33 @@ class Policies:
 
     @contextmanager
     def use(self, name: str, keep: float = 0.0) -> Iterator[None]:
-        """The module has the weights of set `name` inside the `with`, moved towards "start" by the share `keep`."""
-        now = self._copy()
-        self.adopt(name, keep)
+        """The module has the weights of set `name` inside the `with`, moved towards "start" by the share `keep`.
+
+        The parameters point to other memory meanwhile; only those that lie in parts (`policy.shard`) are copied.
+        """
+        table = self._towards_start(name, keep)
+        if not all(_takes_memory_of(p, table[n]) for n, p in self.present.items()):
+            now = self._copy()
+            self._put(table)
+            try:
+                yield
+            finally:
+                self._put(now)
+            return
+        memory = {n: p.data for n, p in self.present.items()}
+        self._point_to(table)
         try:
             yield
         finally:
-            self._put(now)
+            self._point_to(memory)
 
     def adopt(self, name: str, keep: float = 0.0) -> None:
         """The set `name`, moved towards "start" by the share `keep`, becomes the present policy."""
+        self._put(self._towards_start(name, keep))
+
+    def _towards_start(self, name: str, keep: float) -> Table:
         table = self.sets[name]
-        if keep:
-            table = {n: torch.lerp(p, self.sets["start"][n], keep) for n, p in table.items()}
-        self._put(table)
+        return {n: torch.lerp(p, self.sets["start"][n], keep) for n, p in table.items()} if keep else table
 
     @torch.no_grad()
     def follow(self, name: str, decay: float) -> None:
@@ -153,10 +172,25 @@ class Policies:
     def _copy(self) -> Table:
         return {name: p.detach().float().clone() for name, p in self.present.items()}
 
+    def finite(self) -> bool:
+        """Whether no present weight is NaN or infinite."""
+        return all(bool(torch.isfinite(whole(p.detach())).all()) for p in self.present.values())
+
     @torch.no_grad()
     def _put(self, table: Mapping[str, Tensor]) -> None:
         for name, p in self.present.items():
             p.copy_(table[name])
+        torch.clear_autocast_cache()
+
+    def _point_to(self, table: Mapping[str, Tensor]) -> None:
+        for name, p in self.present.items():
+            p.data = table[name]
+        torch.clear_autocast_cache()  # it keeps casts by parameter, and would go on with those of the other weights
+
+
+def _takes_memory_of(parameter: nn.Parameter, tensor: Tensor) -> bool:
+    plain = not hasattr(parameter, "full_tensor")  # a DTensor; asked without its import, which takes a second
+    return plain and parameter.dtype == tensor.dtype and parameter.device == tensor.device
 
 
 def _named(module: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:

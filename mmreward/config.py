@@ -52,8 +52,8 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
     known = _known_keys(model, path[:-1])
-    near = difflib.get_close_matches(str(path[-1]), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "known keys: " + ", ".join(sorted(known))
+    near = difflib.get_close_matches(str(path[-1]), known, n=1) or _places(model, str(path[-1]))
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "known keys: " + ", ".join(sorted(known))
     return f"unknown key {key!r}; {hint}"
 
 
@@ -67,6 +67,15 @@ def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         else:  # the tag of a union, or a key or place of the reader's own in a mapping or list
             models = [m for m in models if part in _tags(m)] or models
     return sorted({key for m in models for key in m.model_fields})
+
+
+def _places(model: type[BaseModel], key: str) -> list[str]:
+    """Where in `model` there is a setting of that name, with dots between the levels."""
+    places = [key] if key in model.model_fields else []
+    for name, field in model.model_fields.items():
+        inner = {place for kind in _models_in(field.annotation) for place in _places(kind, key)}
+        places += [f"{name}.{place}" for place in sorted(inner)]
+    return places
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

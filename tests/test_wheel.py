@@ -20,7 +20,6 @@ for file in (mmreward.__file__, app.cli.__file__, example_edits(), RECIPES["reco
     assert Path(file).resolve().is_relative_to(place), file
     assert Path(file).exists(), file
 print(len(model_names()), "models")
-app.cli.main(["score", "--reward", "pixels", "--out", "scores.jsonl"])
 """
 
 
@@ -32,15 +31,22 @@ def test_an_installed_wheel_scores(tmp_path):
     subprocess.run(build, check=True, timeout=120, cwd=tmp_path)
     (wheel,) = tmp_path.glob("mmreward-*.whl")
     subprocess.run([*PIP, "install", "--no-deps", "--target", str(place), str(wheel)], check=True, timeout=120)
-    environment = {**os.environ, "PYTHONPATH": str(place)}
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(place)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "24 ok" in done.stdout and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 24
-    assert f"{len([f for f in (ROOT / 'assets' / 'models').glob('*') if f.is_dir()])} models" in done.stdout
+
+    def run(arguments: list[str], path: list[Path]) -> str:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = run(["-c", USE, str(place)], [place])
+    assert f"{len([f for f in (ROOT / 'assets' / 'models').glob('*') if f.is_dir()])} models" in said
+    project = tmp_path / "project"  # with packages of the same names, which come first on the path
+    for package in ("app", "editing"):
+        (project / package).mkdir(parents=True)
+        (project / package / "__init__.py").write_text("")
+    score = ["score", "--reward", "pixels", "--out", "scores.jsonl"]
+    assert "24 ok" in run(["-m", "mmreward", *score], [project, place])
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 24
+    program = "import sys; from mmreward.__main__ import main; main()"  # what the installed script does
+    assert "mmreward COMMAND" in run(["-c", program, "--help"], [project, place])

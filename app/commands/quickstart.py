@@ -1,11 +1,13 @@
 """`mmreward quickstart`: the whole loop on the bundled models, in a few minutes on a laptop, with a page at the end.
 
 Scores the bundled example edits; trains the bundled editor with GRPO on the recommended reward (the recipe `grpo-tiny`,
-shortened); measures it before and after with the oracle, which nothing was trained on; writes `report.html`.
+shortened); measures it before and after with the oracle, which nothing was trained on; writes `quickstart.html` (and
+`mmreward report` writes its own page, `report.html`, beside that).
 """
 
 __all__ = ["quickstart"]
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +28,13 @@ _CHANGES = (
 """What is shorter here than in the recipe `grpo-tiny`."""
 _EXAMPLES = 6
 _MEMBERS = 3
+_PAGE = "quickstart.html"
+"""Another name than that of the page of a training run."""
 _DESCRIPTION = "GRPO on the recommended reward (judge, CLIP, pixels)"
 
 
 def quickstart(
-    out: Annotated[Path | None, typer.Option(help="Folder for the run and report.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run and its page, quickstart.html.")] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training.", min=0.05)] = 4.0,
 ) -> None:
     """See the whole loop work: score edits, train the bundled editor on the scores, look at the result.
@@ -86,24 +90,22 @@ def _score_examples(console: "Console") -> None:
 
 
 def _train(folder: Path, minutes: float, console: "Console") -> tuple["Recipe", "Result"]:
-    import yaml
-
     from app.commands.train import find_recipe, read_recipe
+    from app.run_folder import run_folder, stopped
     from editing.recipe import Recipe
     from editing.trainer import train
     from mmreward.config import read_config
     from mmreward.training import Interrupted
 
     settings = read_recipe(find_recipe("grpo-tiny"), _CHANGES, minutes)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    settings.pop("task")
-    recipe = read_config(Recipe, settings)
+    recipe = read_config(Recipe, {key: value for key, value in settings.items() if key != "task"})
     try:
-        return recipe, train(recipe, folder)
-    except Interrupted as stopped:
-        command = f"mmreward train {folder / 'recipe.yaml'} --out {folder} --resume"
-        console.print(f"Stopped at iteration {stopped.step}; the checkpoint is in {folder}. Go on with:\n  {command}")
+        with run_folder(folder, settings):
+            return recipe, train(recipe, folder)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        again = ["mmreward", "quickstart", "--minutes", f"{minutes:g}"]
+        resuming = ["mmreward", "train", "--resume", "--out", str(folder)]
+        console.print(stopped(stop, folder, again, resuming), markup=False)
         raise typer.Exit(130) from None
 
 
@@ -128,6 +130,7 @@ def _report(folder: Path, recipe: "Recipe", result: "Result") -> Path:
             score_name="oracle score",
             facts=_facts(recipe, result),
         ),
+        _PAGE,
     )
 
 
@@ -216,15 +219,18 @@ def _facts(recipe: "Recipe", result: "Result") -> list[tuple[str, str]]:
 
 
 def _commands(folder: Path) -> list[tuple[str, str]]:
+    edit = ["mmreward", "edit", "--source", "IMAGE", "--instruction", "make the circle blue"]
+    edit += ["--editor", str(folder / "model")]
     return [
         ("The whole run, 15 minutes", "mmreward train grpo-tiny --out runs/grpo"),
-        ("Edit an image with what was trained", f"mmreward edit IMAGE 'make the circle blue' --editor {folder}/model"),
+        ("Edit an image with what was trained", shlex.join(edit)),
         ("Score your own edits", "mmreward score edits.jsonl --out scores.parquet"),
         ("Look at edits in the browser", "mmreward app"),
     ]
 
 
 def _say_result(console: "Console", result: "Result", path: Path, folder: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     assert result.before is not None and result.after is not None
@@ -237,4 +243,4 @@ def _say_result(console: "Console", result: "Result", path: Path, folder: Path) 
     console.print(table)
     console.print(f"\nReport: [bold]{path.resolve()}[/bold]\n\nGo on:")
     for what, command in _commands(folder):
-        console.print(f"  {command}   [dim]# {what}[/dim]")
+        console.print(f"  {escape(command)}   [dim]# {what}[/dim]", soft_wrap=True)

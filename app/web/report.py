@@ -105,12 +105,12 @@ class Report:
     facts: Sequence[tuple[str, str]] = ()
 
 
-def write_report(folder: str | Path, report: Report) -> Path:
-    """Write `folder/report.html`, whole or not at all, and return its path."""
+def write_report(folder: str | Path, report: Report, name: str = "report.html") -> Path:
+    """Write `folder/name`, whole or not at all, and return its path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.html"
-    partial = folder / f".report.html.{os.getpid()}"
+    path = folder / name
+    partial = folder / f".{name}.{os.getpid()}"
     try:
         partial.write_text(_page(report), encoding="utf-8")
         os.replace(partial, path)

@@ -24,6 +24,8 @@ __all__ = ["write_run_report"]
 FAILURES = [status for status in STATUSES if status != "ok"]
 _GRIDS = 3
 """The first, the last, and those between them at even distances."""
+_ROWS = 3
+"""Rows that could not be read, and are named."""
 _EDGE = 10
 """Iterations whose mean is the reward at the start, and at the end."""
 
@@ -48,6 +50,7 @@ def _report(run: Run) -> Report:
             "The reward is measured on edits made with noise, of other tasks in every iteration; the monitor on the "
             "same tasks and from the same noise every time. Their levels cannot be compared, their directions can.",
             "The final measure was run once, on tasks that neither of them saw, with the same noise before and after.",
+            *run.warnings,
             "Alarm: over three evaluations the slope of the reward is above zero with its whole 95 % interval, and the "
             "monitor's paired change from its best is below minus two standard errors at each of them.",
         ],
@@ -77,17 +80,13 @@ def _notice(run: Run) -> Notice:
         )
     if hiding:
         return Notice("The policy may be hiding from the reward", hiding[-1], "bad")
-    if (run.recipe.get("algorithm") or {}).get("name") == "pref_grpo":
-        text = "It was trained on win rates, whose mean is one half by definition: no slope can be seen in them."
-        return Notice("Not checked for a gamed reward", text)
-    if not run.checkable:
-        text = "The log has no scores of the monitor's single tasks, without which a fall cannot be told from noise."
-        return Notice("Not checked for a gamed reward", text)
-    if len(run.looks) < 4:
-        text = f"There are {len(run.looks)} evaluations, and the alarm needs 4; lower evaluation.every for more."
-        return Notice("Not checked for a gamed reward", text)
-    text = f"At none of {len(run.looks)} evaluations did the monitor fall for sure while the reward rose."
-    return Notice("No sign of a gamed reward", text, "good")
+    if run.verdict.kind == "unknown":
+        return Notice("Cannot tell whether the reward was gamed", _sentence(run.verdict.why))
+    checked = sum(verdict.kind == "healthy" for verdict in run.verdicts)
+    text = f"At none of {checked} evaluations that can tell did the monitor fall for sure while the reward rose."
+    unsure = sum(verdict.kind == "unknown" for verdict in run.verdicts)
+    more = f" {unsure} of {len(run.verdicts)} cannot tell." if unsure else ""
+    return Notice("No sign of a gamed reward", text + more, "good")
 
 
 def _sentence(text: str) -> str:
@@ -257,12 +256,21 @@ def _facts(run: Run, roles: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("editor", recipe.get("editor")),
         ("algorithm", (recipe.get("algorithm") or {}).get("name")),
-        *[(role, _spelled(spec)) for role, spec in roles.items() if spec],
+        *[(role, _spelled(spec)) for role, spec in roles.items() if spec and role != "by"],
         ("edits an iteration", _product(rollout.get("groups"), rollout.get("members"))),
         ("learning rate", loop.get("lr")),
         ("seed", loop.get("seed")),
+        ("rows left out", _left_out(run.unreadable)),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def _left_out(unreadable: Mapping[str, str]) -> str | None:
+    """How many rows could not be read, and which."""
+    if not unreadable:
+        return None
+    shown = "; ".join(f"{row}: {why}" for row, why in list(unreadable.items())[:_ROWS])
+    return f"{len(unreadable)}: {shown}" + (" …" if len(unreadable) > _ROWS else "")
 
 
 def _spelled(spec: Any) -> str:

@@ -1,8 +1,8 @@
 """What the trainer and an algorithm know of each other."""
 
-__all__ = ["Algorithm", "Denoise", "Error", "Needs", "Pairs", "Step"]
+__all__ = ["Algorithm", "Denoise", "Error", "Needs", "Pairs", "Step", "no_error_setting"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -63,8 +63,9 @@ class Step:
     """[B], 0 for a sample without a score."""
     old_mean: Tensor | None = None
     """As `mean`, of the policy that sampled."""
-    span: float = 1.0
-    """t - t_next of the step."""
+    gain: float = 1.0
+    """How far `mean` moves against a change of the velocity, -d mean / d v: t - t_next for the ODE, and see
+    `editing.transition.velocity_gain` for the others."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,23 @@ class Denoise:
     """[B], 0 for a sample without a score."""
     ranks: Tensor
     """[B], how many members of its group are strictly better."""
+    error: Error = "velocity"
+    """What the editor's network predicts, and errors are measured in."""
 
-    def distance(self, other: Tensor, error: Error) -> Tensor:
+    def distance(self, other: Tensor) -> Tensor:
         """[B], mean square difference of `predicted` and `other`, as velocities (dx0 / t) or noise (dx0 (1 - t) / t).
 
         The noise is for networks that predict it: at the noisiest levels their velocity is badly known.
         """
-        scale = 1 / self.t if error == "velocity" else (1 - self.t) / self.t
+        scale = 1 / self.t if self.error == "velocity" else (1 - self.t) / self.t
         return (scale * (self.predicted - other)).square().flatten(1).mean(1)
+
+
+def no_error_setting(values: Any) -> Any:
+    """For a validator: `error` was a setting once."""
+    if isinstance(values, Mapping) and "error" in values:
+        raise ValueError("error: whether a network predicts velocity or noise is the editor's to say; leave it out")
+    return values
 
 
 class Algorithm(Protocol):

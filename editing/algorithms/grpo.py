@@ -3,8 +3,15 @@
     ratio_i = exp(logp_i - logp_old_i)                       (means over the D dimensions: the D-th root of the ratio)
     loss_i  = max(-A_i ratio_i, -A_i clip(ratio_i, 1 - c, 1 + c)) + kl * mean((mean - mean_ref)^2) / (2 std^2)
 
-`logp` being a mean over dimensions, its changes are small and so is the clip range: its size goes like 1/sqrt(D). The
-KL term is the exact KL of two Gaussians with the same std, per dimension, with gradient.
+`logp` being a mean over dimensions, its changes are small and so is the clip range: its size goes like 1/sqrt(D). With
+`loop.updates: 1` the weights that are updated are those that sampled: every ratio is 1, nothing is clipped, and this is
+the plain policy gradient (REINFORCE) with the group's mean as baseline; the clip begins to act with the second update.
+
+The KL term is the exact KL of two Gaussians with the same std, per dimension, with gradient. Flow-GRPO's divides by
+2 g² where std² = g² (t - t_next), so ours is 1 / (t - t_next) times as large: a published beta becomes
+
+    kl = beta * (t - t_next),      beta / steps for steps of one length: their 0.04 at 10 steps is kl: 0.004 here
+
 Sources: Flow-GRPO (Liu et al., 2025, https://arxiv.org/abs/2505.05470), DanceGRPO (Xue et al., 2025,
 https://arxiv.org/abs/2505.07818).
 """

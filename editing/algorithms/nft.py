@@ -5,7 +5,8 @@ more: a positive policy, a step from the old one towards the present, and a nega
 
     x0+ = old + beta (present - old)          x0- = old - beta (present - old)
     r = clip(A, -limit, limit) / (2 limit) + 1/2
-    loss = limit / beta * [ r e(x0+) + (1 - r) e(x0-) ] + kl * |v - v_ref|²,      e(y) = |y - x0|² / stop(mean |y - x0|)
+    loss = limit / beta * [ r e(x0+) + (1 - r) e(x0-) ] + kl * mean (v - v_ref)²
+    e(y) = |y - x0|² / stop(mean |y - x0|)
 
 with means over dimensions. x0 = x_t - t v is affine in the velocity, so this is the paper's mixture of velocities; the
 divisor, without gradient, gives all noise levels about the same weight. While the old policy is the present one, the
@@ -21,10 +22,10 @@ __all__ = ["NFT", "OldDecay"]
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from editing.algorithms.algorithm import Denoise, Error, Needs
+from editing.algorithms.algorithm import Denoise, Needs, no_error_setting
 from mmreward.training import Loss
 
 _LEAST_ERROR = 1e-5
@@ -49,14 +50,15 @@ class NFT(BaseModel, extra="forbid", frozen=True):
     limit: float = Field(default=5.0, gt=0)
     """The advantage at which r is 0 or 1."""
     kl: float = Field(default=1e-4, ge=0)
-    """Weight of the squared distance to what the starting weights predict."""
-    error: Error = "velocity"
-    """What that distance is measured in; "noise" for editors that predict it."""
+    """Weight of the squared distance to what the starting weights predict (velocity, or noise where the editor predicts
+    that). The paper's name; it is no divergence, and its values cannot be compared with GRPO's `kl`."""
     levels: int = Field(default=4, ge=1)
     """Noise levels at which each sample is seen in an iteration."""
     window: int | None = Field(default=None, ge=1)
     """Only levels of the first so many steps of sampling, which decide what is done; None: of all steps."""
     old: OldDecay = OldDecay()
+
+    _no_error_setting = model_validator(mode="before")(no_error_setting)
 
     @property
     def needs(self) -> Needs:
@@ -72,7 +74,7 @@ class NFT(BaseModel, extra="forbid", frozen=True):
         per_sample = self.limit / self.beta * (r * good + (1 - r) * bad)
         parts = {"moved": float((weights * moved.detach().square().flatten(1).mean(1)).sum())}
         if self.kl and given.reference is not None:
-            distance = given.distance(given.reference, self.error)
+            distance = given.distance(given.reference)
             per_sample = per_sample + self.kl * distance
             parts["reference_distance"] = float((weights * distance.detach()).sum())
         return Loss((weights * per_sample).sum(), parts)

@@ -28,7 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -84,6 +84,8 @@ class Editor(Protocol):
     """Names of the linear layers in `module` that LoRA adapts (peft's `target_modules`)."""
     default_steps: int
     """Sampling steps when nobody says otherwise."""
+    predicts: Literal["velocity", "noise"]
+    """What the network predicts."""
     domain: str
     """For which sources it is valid, see `mmreward.domain`: any, or shapes."""
 

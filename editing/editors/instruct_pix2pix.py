@@ -59,6 +59,7 @@ class InstructPix2PixEditor(PipelineEditor):
         self.guidance = guidance if guidance is not None else 5.0 if self.is_xl else 7.5
         self.image_guidance = image_guidance
         self.prediction, self.levels = table(pipeline.scheduler)
+        self.predicts = "noise" if self.prediction == "epsilon" else "velocity"
 
     def _settings(self) -> dict[str, Any]:
         return {"guidance": self.guidance, "image_guidance": self.image_guidance}

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import diffusers
 import torch
@@ -59,6 +59,7 @@ class PipelineEditor(ABC):
     shapes: ClassVar[Shapes] = SHAPES
     """Of its edits, see `editing.editors.buckets`."""
     lora_targets: tuple[str, ...]
+    predicts: Literal["velocity", "noise"] = "velocity"
 
     def __init__(
         self,

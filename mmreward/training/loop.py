@@ -8,15 +8,13 @@ and resumed ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
-__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move", "stop_signal"]
+__all__ = ["FitResult", "Interrupted", "Loss", "autocast", "fit", "move"]
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,16 +30,15 @@ from mmreward.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from mmreward.training.compiled import compile_in_place
+from mmreward.training.compiled import COMPILING, compile_in_place
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
 from mmreward.training.sharded import like, whole
+from mmreward.training.stop import stop_signal
 from mmreward.training.together import Alone, Together, average_gradients, clip_gradients
 
 _MAX_SKIPPED_IN_A_ROW = 20
-_ECHO = 2.0
-"""Seconds in which a second signal is taken for the first one again."""
 
 
 class Interrupted(Exception):
@@ -91,35 +88,6 @@ def autocast(device: torch.device, kind: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=kind == "bf16")
 
 
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the step in progress ends first; a second Ctrl-C ends at once.
-
-    A launcher of several processes passes on what they got already, so that a second one counts after a while only.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    first = math.inf
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if event.is_set() and now - first > _ECHO:
-            raise KeyboardInterrupt
-        first = min(first, now)
-        event.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _means(numbers: Sequence[dict[str, float]]) -> dict[str, float]:
     """By name, over the processes that gave one."""
     names = dict.fromkeys(name for each in numbers for name in each)
@@ -146,7 +114,8 @@ def fit(
     With several `processes`, each calls this with the same module, and `batch_at` gives it its share of the batch: all
     shares have one size, and losses and gradients are their means. The first process writes, logs and calls `on_log`.
 
-    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), `TrainingError` when the loss stays non-finite
+    Raises `Interrupted` after Ctrl-C (a checkpoint is written first), KeyboardInterrupt where there is nothing to save
+    (in the first step, or at the second Ctrl-C), `TrainingError` when the loss stays non-finite
     or when `folder` holds a checkpoint and `resume` is false. `on_log` gets each log entry.
     """
     folder = Path(folder)
@@ -209,21 +178,24 @@ def fit(
     clock = time.monotonic()
     saved_at, shown_at = clock, seconds
     module.train()
-    if config.compile:
-        compile_in_place(module)
+    first = step
+    compiles = config.compile and compile_in_place(module)
     try:
         with (
             stop_signal() as stop,
             Progress(title) if processes.main else nullcontext() as progress,
             ThreadPoolExecutor(1, "batch") as background,
         ):
+            if compiles and progress:
+                progress.update(min(fraction_done(), 1.0), seconds, COMPILING)
             following = background.submit(batch_at, step) if fraction_done() < 1 else None
             while following is not None:
                 batch = move(following.result(), device)
                 following = background.submit(batch_at, step + 1)
-                with autocast(device, config.autocast):
-                    result = loss(module, batch)
-                result.total.backward()
+                with stop.at_once(step == first):
+                    with autocast(device, config.autocast):
+                        result = loss(module, batch)
+                    result.total.backward()
                 numbers = _means(processes.gather({"loss": float(result.total.detach()), **result.parts}))
                 average_gradients(optimizers.parameters(), processes)
                 norm = clip_gradients(optimizers.parameters(), config.clip_norm)

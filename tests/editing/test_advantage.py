@@ -128,3 +128,19 @@ def test_missing_parts_leave_their_weight_to_the_others():
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         AdvantageConfig(**settings)
+
+
+def test_each_part_has_the_floor_of_its_own_noise():
+    # one group; both parts are 0.4 and 0.6, deviation 0.1; the second is scored with a noise of 0.2
+    values = torch.tensor([[0.4, 0.4], [0.6, 0.6]])
+    config = AdvantageConfig(normalise="parts", parts={"a": 1, "b": 1}, conjunction="drop", floor=0.05)
+    weights, overall = torch.ones(2), torch.tensor([0.4, 0.6])
+    noisy = PartValues(values, weights, noise=torch.tensor([0.0, 0.2]))
+    # sums: -1 - 0.5 and 1 + 0.5; their deviation 1.5 is more than sqrt(2), by which independent parts would differ
+    assert advantages(overall, ["g", "g"], config, 0.2, noisy).values.tolist() == pytest.approx([-1, 1])
+    both = PartValues(values, weights, noise=torch.tensor([0.2, 0.2]))
+    assert advantages(overall, ["g", "g"], config, 0.0, both).values.tolist() == pytest.approx(
+        [-1 / math.sqrt(2), 1 / math.sqrt(2)]
+    )
+    quiet = PartValues(values, weights)  # the noise of the overall is not that of a part
+    assert advantages(overall, ["g", "g"], config, 9.0, quiet).values.tolist() == pytest.approx([-1, 1])

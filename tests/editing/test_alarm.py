@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.stats import linregress, t
 
 from editing import alarm as module
-from editing.alarm import alarms, check
+from editing.alarm import alarms, blind, check, verdicts
 from editing.journal import Journal
+from editing.recipe import Recipe
+from mmreward.training import read_log
 
 EVERY = 20
 
@@ -73,20 +74,18 @@ def test_how_often_runs_set_it_off():
 
 
 def test_slope_is_that_of_least_squares_with_students_interval():
-    entries = run(0, rising, flat)
-    points = [(e["step"], e["reward"]) for e in entries if e["kind"] == "train" and e["step"] <= 60]
-    expected = linregress(*zip(*points, strict=True))
-    slope, half = module._slope(*np.array(points, np.float64).T)
-    assert slope == pytest.approx(expected.slope)
-    assert half == pytest.approx(t.ppf(0.975, 58) * expected.stderr)
+    # By hand: slope 3/5, residuals -.2 .2 .2 -.2 (sum of squares .16 with 2 degrees), 4.302653 of Student's t
+    slope, half = module._slope(np.arange(4.0), np.array([0.1, 1.1, 1.7, 1.9]))
+    assert slope == pytest.approx(0.6)
+    assert half == pytest.approx(4.302653 * np.sqrt(0.16 / 2 / 5), rel=1e-6)
 
 
 def test_the_best_of_one_half_of_the_tasks_is_chosen_by_the_other():
     # By the odd tasks row 1 is best, by the even ones row 0: even tasks are compared with row 1, odd ones with row 0.
     rows = np.array([[0.9, 0.1] * 8, [0.2, 0.8] * 8, [0.5, 0.5] * 8])
-    change, error = module._fall(rows)
-    assert change == pytest.approx((0.5 - 0.2 + 0.5 - 0.1) / 2)
-    assert error == pytest.approx(np.std([0.3, 0.4] * 8, ddof=1) / 4)
+    fall = module._fall(rows)
+    assert fall.change == pytest.approx((0.5 - 0.2 + 0.5 - 0.1) / 2)
+    assert fall.standard_error == pytest.approx(np.std([0.3, 0.4] * 8, ddof=1) / 4)
 
 
 def test_missing_scores_are_left_out():
@@ -95,17 +94,62 @@ def test_missing_scores_are_left_out():
     for place, look in enumerate(looks):
         look["values"][place] = None
     next(entry for entry in entries if entry["kind"] == "train")["reward"] = None
-    assert check(entries)
+    assert check(entries).kind == "alarm"
     looks[-1]["values"] = [None] * 64
-    assert check(entries) is None
+    assert check(entries).kind == "unknown"
 
 
-def test_too_little_is_no_alarm():
-    entries = run(0, rising, hacked, evaluations=3)
-    assert check(entries) is None and check([]) is None
-    old = [{**entry, "values": None} for entry in run(0, rising, hacked)]  # a log without the scores of the tasks
-    assert alarms(old) == []
-    assert alarms(run(0, rising, hacked, tasks=4)) == []
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([], "no scores of the monitor's single tasks"),
+        ([{**entry, "values": None} for entry in run(0, rising, hacked)], "no scores of the monitor's single tasks"),
+        (run(0, rising, hacked, evaluations=3), "there are 3 evaluations, and it needs 4"),
+        (run(0, rising, hacked, tasks=6), "fewer than 8 of the monitor's tasks have a score"),
+        (
+            [e for e in run(0, rising, hacked) if e["kind"] == "monitor" or e["step"] % 10 == 0],
+            "the log has 6 iterations with a reward since 160 where a slope needs 8",
+        ),
+    ],
+)
+def test_where_nothing_can_be_told_that_is_said(entries, why):
+    """The reward rises and the monitor falls in all of them."""
+    verdict = check(entries)
+    assert (verdict.kind, verdict.alarm) == ("unknown", None) and why in verdict.why
+    assert alarms(entries) == []
+
+
+def test_one_condition_that_does_not_hold_is_enough_to_be_healthy():
+    rising_monitor = run(0, rising, lambda step: 0.001 * step)
+    assert [verdict.kind for verdict in verdicts(rising_monitor)] == ["unknown"] * 3 + ["healthy"] * 9
+    sparse = [entry for entry in rising_monitor if entry["kind"] == "monitor" or entry["step"] % 10 == 0]
+    assert check(sparse).kind == "healthy"  # whatever the slope is
+    assert check(run(0, lambda step: 0.5 - 0.001 * step, hacked)).kind == "healthy"
+
+
+def test_win_rates_tell_nothing():
+    entries = run(0, rising, hacked)
+    assert check(entries).kind == "alarm" and check(entries, win_rates=True).kind == "unknown"
+    assert "one half by definition" in check(entries, win_rates=True).why
+
+
+def settings(every=20, tasks=64, log_every=1, **length):
+    return Recipe.model_validate(
+        {
+            "roles": {"reward": "pixels", "monitor": "target"},
+            "loop": {"log_every": log_every, **(length or {"minutes": 15})},
+            "evaluation": {"every": every, "monitor_tasks": tasks},
+        }
+    )
+
+
+def test_recipes_under_which_it_cannot_ring_are_known_before():
+    assert blind(settings()) == [] and blind(settings(steps=60)) == []
+    assert ["evaluation.monitor_tasks is 7" in why for why in blind(settings(tasks=7))] == [True]
+    assert ["span 6 iterations" in why for why in blind(settings(every=2))] == [True]
+    assert ["loop.log_every: 10 logs 6" in why for why in blind(settings(log_every=10))] == [True]
+    assert ["40 iterations have 3 evaluations" in why for why in blind(settings(steps=40))] == [True]
+    assert len(blind(settings(), win_rates=True)) == 1
 
 
 def test_the_line_says_both_and_where_to_look():
@@ -117,5 +161,17 @@ def test_it_is_printed_while_training(tmp_path, capsys):
     with Journal(tmp_path, [], None, None, speaks=True) as journal:
         for entry in run(0, rising, hacked):
             journal.write(entry)
+        journal.conclude()
     said = [line for line in capsys.readouterr().err.splitlines() if "alarm" in line]
     assert said == [found.text for found in alarms(run(0, rising, hacked))]
+    looks = [entry for entry in read_log(tmp_path / "log.jsonl") if entry["kind"] == "monitor"]
+    expected = verdicts(run(0, rising, hacked))
+    assert [look["verdict"] for look in looks] == [{"kind": verdict.kind, "why": verdict.why} for verdict in expected]
+
+
+def test_a_run_that_cannot_tell_ends_with_saying_so(tmp_path, capsys):
+    with Journal(tmp_path, [], None, None, speaks=True) as journal:
+        for entry in run(0, rising, hacked, tasks=6):
+            journal.write(entry)
+        journal.conclude()
+    assert "cannot tell whether the reward was gamed: fewer than 8 of the monitor's tasks" in capsys.readouterr().err

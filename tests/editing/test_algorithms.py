@@ -1,6 +1,7 @@
 """NFT, RAFT, RWR and GRPO-Guard against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from editing.algorithms.grpo_guard import GRPOGuard
 from editing.algorithms.nft import NFT, OldDecay
 from editing.algorithms.pref_grpo import PrefGRPO
 from editing.algorithms.weighted import RAFT, RWR
-from editing.transition import FlowSDE, transition
+from editing.transition import FlowSDE, transition, velocity_gain
 
 
 def denoise(advantages, weights=None, ranks=None, same=True, reference=None, t=0.5) -> Denoise:
@@ -78,8 +79,9 @@ def test_nft_holds_a_neutral_sample_once_the_old_policy_lags_so_only_weight_zero
 
 
 def test_the_reference_term_has_a_gradient_in_velocity_or_noise():
-    given = denoise([0.0, 0.0], reference=torch.zeros(2, 4, 3), t=0.25)
-    for algorithm, scale in ((NFT(kl=0.3), 4.0), (NFT(kl=0.3, error="noise"), 3.0)):
+    velocity = denoise([0.0, 0.0], reference=torch.zeros(2, 4, 3), t=0.25)
+    algorithm = NFT(kl=0.3)
+    for given, scale in ((velocity, 4.0), (replace(velocity, error="noise"), 3.0)):
         expected = 0.3 * 2 * scale**2 * given.predicted.detach() / 12
         assert torch.allclose(gradient(algorithm, given), expected, atol=1e-5)
     kept = denoise([-1.0, -1.0], reference=torch.zeros(2, 4, 3), t=0.25)
@@ -137,7 +139,7 @@ def replayed(shift: float, t: float = 0.8, t_next: float = 0.6, count: int = 8) 
         advantages=torch.ones(count),
         weights=torch.ones(count),
         old_mean=sampled.mean,
-        span=t - t_next,
+        gain=float(velocity_gain(rule, t, t_next)),
     )
 
 
@@ -150,14 +152,14 @@ def test_guard_takes_the_bias_out_of_the_log_ratio():
     plain = left / std - (d.square() / 2 / std**2).mean((1, 2))
     assert torch.allclose(step.logp - step.old_logp, plain, atol=1e-5) and plain.mean() < left.mean()
     loss = GRPOGuard(clip=0.9).loss(step).total
-    assert float(loss.detach()) == pytest.approx(-float(left.exp().sum()) / step.span, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(-float(left.exp().sum()) / step.gain, rel=1e-5)
 
 
-def test_guard_on_policy_gradient_is_minus_advantage_times_z_over_the_span():
+def test_guard_on_policy_gradient_is_minus_advantage_times_z_over_the_gain():
     step = replayed(0.0, count=3)
     step.advantages.copy_(torch.tensor([1.0, -0.5, 2.0]))
     GRPOGuard().loss(step).total.backward()
-    expected = -step.advantages.view(-1, 1, 1) * noise_of(step) / 36 / step.span
+    expected = -step.advantages.view(-1, 1, 1) * noise_of(step) / 36 / step.gain
     assert torch.allclose(step.mean.grad, expected, atol=1e-4)
 
 

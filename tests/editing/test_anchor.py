@@ -62,7 +62,7 @@ def make(random_editor, tmp_path, monkeypatch):
 def sampled(trainer):
     recipe, tasks, clock = trainer.recipe, [Squares().task(i) for i in range(2)], Clock()
     clock.start()
-    return collect(trainer.updater.editor, tasks, recipe.rollout, range(2), "n", trainer._context, clock)
+    return collect(trainer.updater.editor, tasks, recipe.rollout, range(2), "n", trainer.precision, clock)
 
 
 def nothing_to_gain():

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pyarrow
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from editing.data import TaskConfig, load_tasks
+from editing.data import TaskConfig, first_tasks, load_tasks
 from editing.evaluation import Evaluation, compare, evaluate, sample
 from editing.grids import Row, grid
 from mmreward.config import ConfigError
@@ -48,17 +49,22 @@ def test_a_file_is_dealt_whole_and_in_a_new_order_each_time_around(rows):
     assert first[0].edit(first[0].source, with_target=True).has("target")
 
 
-def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
+def test_rows_that_cannot_be_used_are_left_out_and_named(rows, tmp_path):
     with pytest.raises(ValueError, match="instruction"):
         load_tasks(TaskConfig(file=rows))
     config = TaskConfig(file=rows, map={"instruction": "text"})
     (tmp_path / "2.png").write_bytes(b"no image")
-    tasks = load_tasks(config)
-    with pytest.raises(ConfigError, match="rows.jsonl: row r2: .*2.png.* is not an image"):
-        [tasks.task(index) for index in range(4)]
+    tasks, again = load_tasks(config), load_tasks(config)
+    dealt = [tasks.task(index) for index in range(8)]
+    assert [task.id for task in dealt] == [again.task(index).id for index in range(8)]
+    assert len({task.id for task in dealt}) == 8 and sum(" for r2" in task.id for task in dealt) == 2
+    assert "make it 2" not in {task.instruction for task in dealt}
+    assert list(tasks.unreadable) == ["r2"] and "is not an image" in tasks.unreadable["r2"]
+    assert sorted(task.id for task in first_tasks(load_tasks(config), 3)) == ["r0", "r1", "r3"]  # none twice
+    assert len({task.id for task in first_tasks(load_tasks(config), 7)}) == 7
     (tmp_path / "2.png").unlink()
-    with pytest.raises(ConfigError, match="rows.jsonl: 1 of 4 rows cannot be used; the first is row r2: .*2.png' not"):
-        load_tasks(config)
+    tasks = load_tasks(config)
+    assert [row.id for row in tasks.rows] == ["r0", "r1", "r3"] and "2.png' not found" in tasks.unreadable["r2"]
     lines = rows.read_text()
     for line, message in (
         ('{"id": "r4", "text": "x"}', "source image missing"),
@@ -66,8 +72,21 @@ def test_rows_that_cannot_be_used_are_named(rows, tmp_path):
         ('{"id": "r4", "text": "x", "source": "1.png", "target": "9.png"}', "target image .*9.png' not found"),
     ):
         rows.write_text("".join(part for part in lines.splitlines(True) if "2.png" not in part) + line + "\n")
-        with pytest.raises(ConfigError, match=f"1 of 4 rows cannot be used; the first is row r4: .*{message}"):
-            load_tasks(config)
+        assert re.search(message, load_tasks(config).unreadable["r4"])
+
+
+def test_a_file_without_a_row_that_can_be_used_is_refused(rows, tmp_path):
+    config = TaskConfig(file=rows, map={"instruction": "text"})
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    tasks = load_tasks(config)
+    for deal in (lambda: tasks.task(0), lambda: first_tasks(tasks, 2)):
+        with pytest.raises(ConfigError, match=r"none of 4 rows can be read; the first is row r\d: .*is not an"):
+            deal()
+    for number in range(4):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(ConfigError, match="none of its 4 rows can be used; the first is row r0: .*not found"):
+        load_tasks(config)
 
 
 def test_the_column_target_is_the_known_good_result(rows):

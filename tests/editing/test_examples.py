@@ -12,6 +12,7 @@ from editing.data import Task
 from editing.editors.editor import seeded_noise
 from editing.recipe import Recipe
 from editing.roles import Roles
+from editing.state import restore
 from editing.trainer import Trainer, load_algorithm
 from mmreward.combine import Combination, Member, Weighted
 from mmreward.config import ConfigError, read_config, read_yaml
@@ -110,7 +111,8 @@ def test_resume_restores_the_old_policy_and_the_counts(make):
     whole._save()
     whole.step()
     resumed = make(settings)
-    assert resumed._restore() and list(resumed.scoring.unscored.state) == [[0.0, 0.0]]
+    assert restore(resumed.state, resumed.folder, resumed.processes)
+    assert list(resumed.scoring.unscored.state) == [[0.0, 0.0]]
     resumed.step()
     assert torch.equal(flat(whole), flat(resumed)) and torch.equal(flat(whole, "old"), flat(resumed, "old"))
 

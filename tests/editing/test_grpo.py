@@ -73,3 +73,19 @@ def test_policy_gradient_of_a_gaussian_step_in_closed_form():
     expected = -advantages.view(-1, 1, 1) * z / sampled.std / 20
     assert torch.allclose(again.mean.grad, expected, atol=1e-5)
     assert x0.grad is not None and x0.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("t", "t_next"), [(0.9, 0.8), (0.6, 0.5), (0.5, 0.25)])
+def test_a_published_beta_becomes_kl_times_the_step(t, t_next):
+    """Flow-GRPO's term is beta * mean (mean - mean_ref)² / (2 g²), with g = eta sqrt(t / (1 - t)) and no dt."""
+    generator = torch.Generator().manual_seed(2)
+    x, x0, eps, shift = (torch.randn(3, 4, 5, generator=generator) for _ in range(4))
+    beta, g = 0.04, 0.7 * math.sqrt(t / (1 - t))
+    moved = transition(x, x0, eps, t, t_next, FlowSDE(0.7), prev=x)
+    reference = moved.mean - 0.01 * shift
+    published = beta * (moved.mean - reference).square().mean((1, 2)) / (2 * g**2)
+    zero = torch.zeros(3)
+    ours = GRPO(kl=beta * (t - t_next)).loss(
+        step(zero, zero, zero, mean=moved.mean, std=float(moved.std[0]), reference=reference)
+    )
+    assert float(ours.total) == pytest.approx(float(published.sum()), rel=1e-4)

@@ -34,8 +34,18 @@ def test_a_run_that_goes_on_is_read_as_far_as_it_is(tmp_path):
         file.write('{"kind": "train", "st')  # the line that is being written
     run = read_run(tmp_path)
     assert (len(run.looks), len(run.iterations), run.result, run.grids, run.alarms) == (1, 1, None, [], [])
-    assert run.checkable and column(run.iterations, "clip_fraction") == ([1], [0.1])
+    assert (run.verdict.kind, run.verdicts[0].kind) == ("unknown", "unknown")
+    assert column(run.iterations, "clip_fraction") == ([1], [0.1])
     assert column(run.iterations, "diversity") == ([], [])
+
+
+def test_rows_that_were_left_out_are_gathered(tmp_path):
+    begun = {"kind": "start", "step": 0, "warnings": ["mind the gap"], "unreadable": {"a": "gone"}}
+    trained = {"kind": "train", "step": 1, "reward": 0.1}
+    write(tmp_path, begun, look(0, [0.1]), {**trained, "unreadable": {"b": "cut off"}}, {**trained, "step": 2})
+    run = read_run(tmp_path)
+    assert run.unreadable == {"a": "gone", "b": "cut off"} and run.warnings == ["mind the gap"]
+    assert len(run.iterations) == 2
 
 
 def test_change_from_the_start_is_paired(tmp_path):

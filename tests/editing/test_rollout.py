@@ -53,7 +53,7 @@ def test_refuses_what_cannot_be_trained_on(random_editor, start):
     condition, x, sigmas = start
     with pytest.raises(ValueError, match="step 3 of the window has no noise under CPS"):
         rollout(random_editor, condition, x, sigmas, CPS(0.6), window=(3,))
-    with pytest.raises(ValueError, match="step 4 of the window is not one of the 4 steps"):
+    with pytest.raises(ValueError, match="step 4 of the window is not one of the steps"):
         rollout(random_editor, condition, x, sigmas, CPS(0.6), window=(4,))
     with pytest.raises(ValueError, match="2 rules for 4 steps"):
         rollout(random_editor, condition, x, sigmas, [ODE(), ODE()])

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image, ImageFilter
 
@@ -15,6 +14,7 @@ from editing.deal import Dealer, batches
 from editing.editors.buckets import bucket
 from editing.editors.kontext import KontextEditor
 from editing.evaluation import evaluate, sample
+from editing.precision import AS_IT_IS
 from editing.produce import Settings, produce
 from editing.recipe import RolloutConfig
 from mmreward import Edit, load_reward
@@ -117,8 +117,32 @@ def test_an_iteration_of_photos_is_collected(random_editor, table):
     config = RolloutConfig(groups=2, members=2, steps=2, window=1)
     for iteration in range(3):
         tasks = dealer.tasks(iteration)
-        batch = collect(random_editor, tasks, config, range(1), f"{iteration}", torch.no_grad, _started())
+        batch = collect(random_editor, tasks, config, range(1), f"{iteration}", AS_IT_IS, _started())
         assert all(edit.image("edited").size == edit.image("source").size for edit in batch.edits)
+
+
+def test_a_row_that_cannot_be_read_is_replaced_by_one_of_its_bucket(random_editor, table):
+    """Row 3 (three to two) is cut off, row 14 (square) has no header."""
+    photo = table.parent / "3.png"
+    photo.write_bytes(photo.read_bytes()[:600])
+    (table.parent / "14.png").write_bytes(b"nothing")
+    whole, parted = (Dealer(load_tasks(TaskConfig(file=table)), random_editor, 4) for _ in range(2))
+    dealt = [whole.tasks(iteration) for iteration in range(24)]
+    for tasks in dealt:
+        assert len({random_editor.edit_size(*task.source.size) for task in tasks}) == 1
+        assert len({task.id for task in tasks}) == 4  # each has noise of its own
+    ids = [task.id for tasks in dealt for task in tasks]
+    assert any(name.endswith(" for r3") for name in ids) and not any(
+        name.split("/")[0] in ("r3", "r14") for name in ids
+    )
+    assert set(whole.all.unreadable) == {"r3", "r14"} and "is truncated" in whole.all.unreadable["r3"]
+    again = [[task.id for task in parted.tasks(iteration, (1, 3))] for iteration in range(24)]
+    assert again == [[tasks[1].id, tasks[3].id] for tasks in dealt]  # another process, which opens its share alone
+
+
+def test_processes_leave_out_the_same_rows(random_editor, table):
+    other_lacks = Dealer(load_tasks(TaskConfig(file=table)), random_editor, 3, lambda mine: [mine, [0, 1]])
+    assert sorted(number for pile in other_lacks.piles.values() for number in pile) == list(range(2, 18))
 
 
 def _started() -> Clock:
@@ -138,7 +162,7 @@ def test_tasks_without_a_file_and_files_of_one_shape_come_in_their_own_order(ran
 
 def test_large_sources_are_shrunk_where_it_is_asked(table):
     tasks = load_tasks(TaskConfig(file=table, max_area=48 * 32))
-    shapes = {(tasks.of(row, 0).source.size, tasks.size(row)) for row in range(18)}
+    shapes = {(tasks.dealt(range(18), row, 0).source.size, tasks.size(row)) for row in range(18)}
     assert shapes == {((48, 32), (48, 32)), ((39, 39), (39, 39)), ((26, 59), (26, 59))}
 
 

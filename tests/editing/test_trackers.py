@@ -54,22 +54,52 @@ def test_tensorboard_can_be_read_back(tmp_path):
     assert (image.step, image.width, image.height) == (2, 20, 10)
 
 
-@pytest.mark.parametrize("name", ["trackio", "wandb"])
-def test_runs_are_named_after_the_folder(name, tmp_path, monkeypatch):
-    told = []
-    package = types.SimpleNamespace(
-        init=lambda **options: told.append(("init", options)),
-        log=lambda values, step: told.append((step, values)),
-        finish=lambda: told.append("finish"),
-        Image=lambda path: ("image", path),
-    )
-    monkeypatch.setitem(sys.modules, name, package)
-    trackers = Trackers.open([name, name], tmp_path / "first run")
-    trackers.write(MONITOR)
-    trackers.close()
-    (_, options), written, end = told
-    assert (options["project"], options["name"], options["resume"]) == ("mmreward", "first run", "allow")
-    assert written == (2, {"monitor/overall": 0.5}) and end == "finish"
+class Service:
+    """As Weights & Biases documents `init`: with "never" an id must be new, with "must" it must be known, with "allow"
+    and without an id there is a new run. `runs` has the steps of each.
+    """
+
+    def __init__(self):
+        self.runs, self.names = {}, []
+
+    def init(self, *, project, name, resume, id=None, dir=None):
+        assert project == "mmreward" and resume in ("never", "must", "allow")
+        assert {"never": id not in self.runs, "must": id in self.runs, "allow": True}[resume], f"{resume} {id}"
+        self.id = id or f"made up {len(self.runs)}"
+        self.runs.setdefault(self.id, [])
+        self.names.append(name)
+
+    def log(self, values, step):
+        self.runs[self.id].append((step, values))
+
+    def finish(self):
+        self.id = None
+
+    def Image(self, path):  # noqa: N802
+        return "image", path
+
+
+def test_a_resumed_run_goes_on_in_its_curves_at_wandb(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    folder = tmp_path / "first run"
+    for resumed_step in (None, 2):
+        trackers = Trackers.open(["wandb", "wandb"], folder, resumed_step)
+        trackers.write({**MONITOR, "step": 2 + (resumed_step or 0)})
+        trackers.close()
+    assert set(service.names) == {"first run"} and len(service.runs) == 1
+    assert next(iter(service.runs.values())) == [(2, {"monitor/overall": 0.5}), (4, {"monitor/overall": 0.5})]
+    Trackers.open(["wandb"], folder).close()  # started again in the same folder: another run
+    Trackers.open(["wandb"], tmp_path / "of an older version", resumed_step=7).close()  # which kept no id
+    assert len(service.runs) == 3
+
+
+def test_trackio_goes_on_by_the_name_of_the_folder(tmp_path, monkeypatch):
+    calls = []
+    package = types.SimpleNamespace(init=lambda **options: calls.append(options), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "trackio", package)
+    Trackers.open(["trackio"], tmp_path / "run").close()
+    assert calls == [{"project": "mmreward", "name": "run", "resume": "allow"}]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from editing.transition import CPS, DDIM, ODE, DanceSDE, FlowSDE, rule_from, transition
+from editing.transition import CPS, DDIM, ODE, DanceSDE, FlowSDE, rule_from, transition, velocity_gain
 
 NOISY = [FlowSDE(0.7), DanceSDE(0.3), CPS(0.8), DDIM(1.0)]
 
@@ -143,3 +143,31 @@ def test_rules_by_name():
         rule_from("euler")
     with pytest.raises(ValueError, match="has no noise"):
         rule_from("ode", 0.3)
+
+
+@pytest.mark.parametrize("rule", [ODE(), FlowSDE(0.7), DanceSDE(0.3), CPS(0.8), DDIM(1.0)])
+def test_velocity_gain_is_the_derivative_of_the_mean(rule):
+    x, v = torch.tensor([[[0.3]]]), torch.tensor([[[0.7]]])
+    for t, t_next in ((1.0, 0.8), (0.6, 0.45), (0.2, 0.0)):
+
+        def mean(velocity, t=t, t_next=t_next):
+            return transition(x, x - t * velocity, x + (1 - t) * velocity, t, t_next, rule, prev=x).mean
+
+        expected = -(mean(v + 1) - mean(v)) / 1.0
+        assert float(velocity_gain(rule, t, t_next)) == pytest.approx(float(expected), abs=1e-5)
+    assert float(velocity_gain(ODE(), 0.75, 0.5)) == pytest.approx(0.25)
+
+
+def test_more_noise_than_a_level_has_is_refused():
+    for name, rule in (("cps", CPS), ("ddim", DDIM)):
+        with pytest.raises(ValueError, match=f"eta 1.2 with the rule '{name}': expected at most 1"):
+            rule_from(name, 1.2)
+        assert rule(1.0).eta == 1.0
+    assert rule_from("flow", 1.5) == FlowSDE(1.5)  # published
+
+
+def test_the_ode_draws_no_noise():
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    transition(torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2), 0.5, 0.25, ODE(), generator=generator)
+    assert torch.equal(generator.get_state(), before)

@@ -92,7 +92,7 @@ def place(method: Method, flawed: float, seed: int, options: argparse.Namespace)
 
 
 def train(method: Method, flawed: float, seed: int, folder: Path, options: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "app.cli", "train", method.recipe, "--out", str(folder)]
+    command = [sys.executable, "-m", "mmreward", "train", method.recipe, "--out", str(folder)]
     command += ["--minutes", f"{options.minutes:g}"]
     changes = (
         *method.changes,

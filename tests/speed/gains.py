@@ -163,7 +163,7 @@ def place(row: Row, seed: int, options: argparse.Namespace) -> Path:
 
 
 def train(row: Row, start: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "app.cli", "train", str(row.recipe), "--out", str(folder)]
+    command = [sys.executable, "-m", "mmreward", "train", str(row.recipe), "--out", str(folder)]
     command += ["--minutes", f"{options.minutes:g}"]
     changes = [*row.changes, f"loop.seed={seed}"]
     # each seed has tasks or triplets of its own; scored triplets are the same for all, as a data set would be

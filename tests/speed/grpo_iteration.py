@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.commands.train import find_recipe, read_recipe
 from app.quiet import quiet
@@ -64,7 +63,7 @@ def bare(trainer: Trainer, batch: Batch) -> None:
     editor, recipe = trainer.editor, trainer.recipe
     condition, sigmas = batch.condition, batch.trajectory.sigmas
     x = torch.randn_like(batch.trajectory.final)
-    with torch.no_grad(), trainer._context():
+    with torch.no_grad(), trainer.precision.forward():
         for step in range(recipe.rollout.steps):
             for start in range(0, len(x), recipe.rollout.batch):
                 rows = slice(start, start + recipe.rollout.batch)
@@ -74,7 +73,7 @@ def bare(trainer: Trainer, batch: Batch) -> None:
     for share in torch.arange(len(x)).chunk(recipe.loop.updates):
         for part in share.split(recipe.loop.micro_batch):
             for step in batch.trajectory.window:
-                with sdpa_kernel(SDPBackend.MATH), trainer._context():
+                with trainer.precision.forward():
                     found = editor.predict(x[part], float(sigmas[step]), condition.select(part))
                 (found.x0.square().mean() * 0).backward()
         if recipe.anchor:
@@ -85,7 +84,7 @@ def bare(trainer: Trainer, batch: Batch) -> None:
 def hold(trainer: Trainer, condition: Condition, x: torch.Tensor, rows: torch.Tensor) -> None:
     """The anchor's passes: one without gradient, one with."""
     for part in rows.split(trainer.recipe.loop.micro_batch):
-        with sdpa_kernel(SDPBackend.MATH), trainer._context():
+        with trainer.precision.forward():
             with torch.no_grad():
                 trainer.editor.predict(x[part], 0.5, condition.select(part))
             found = trainer.editor.predict(x[part], 0.5, condition.select(part))

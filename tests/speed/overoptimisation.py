@@ -106,7 +106,7 @@ def small(edits: int, options: argparse.Namespace) -> Judge:
     folder = options.out / f"judge-{edits}"
     steps = LOOK_STEPS + edits // EDITS_A_STEP
     if not (folder / "model").is_dir():
-        command = [sys.executable, "-m", "app.cli", "train", "tiny-judge", "--out", str(folder)]
+        command = [sys.executable, "-m", "mmreward", "train", "tiny-judge", "--out", str(folder)]
         command += ["--set", f"loop.steps={steps}", "--set", f"dense_steps={steps}"]
         command += ["--set", f"look_steps={LOOK_STEPS}"]
         if latest_checkpoint(folder) is not None:

@@ -24,7 +24,7 @@ def test_the_whole_loop(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "_MEMBERS", 1)
     out = tmp_path / "run"
     assert call("--out", str(out), "--minutes", "0.05") == 0
-    page = (out / "report.html").read_text()
+    page = (out / "quickstart.html").read_text()
     assert page.count("data:image/png") >= 6 and "<svg" in page
     text = re.sub("data:image/png;base64,[A-Za-z0-9+/=]+", "", page)  # base64 may hold any word
     assert "http" not in text.split("</style>")[1]
@@ -32,9 +32,13 @@ def test_the_whole_loop(tmp_path, monkeypatch, capsys):
     final = json.loads((out / "result.json").read_text())["final"]
     assert final["before"]["tasks"] == final["after"]["tasks"] == 3
     said = " ".join(capsys.readouterr().out.split())
-    assert "report.html" in said and "mmreward train grpo-tiny" in said and "recolour-right" in said
+    assert "quickstart.html" in said and "mmreward train grpo-tiny" in said and "recolour-right" in said
     assert call("--out", str(out)) == 2
     assert "is not empty" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(out)])
+    assert not stopped.value.code and (out / "report.html").is_file()
+    assert (out / "quickstart.html").read_text() == page
 
 
 def test_folders_do_not_collide(tmp_path, monkeypatch):

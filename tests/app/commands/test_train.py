@@ -54,7 +54,7 @@ def test_lora_only_is_a_setting_of_the_policy(fake, capsys):
     fake.does = interrupt
     assert call(fake.path, "--out", str(fake.out), "--lora-only") == 130
     assert fake.seen[0][0]["policy"] == {"export": "lora"}
-    assert "--set policy.export=lora --resume" in " ".join(capsys.readouterr().err.split())
+    capsys.readouterr()
     assert call("grpo-tiny", "--lora-only", "--dry-run", "--set", "policy.weights=full") == 2
     assert "weights: full trains none; set weights: lora" in " ".join(capsys.readouterr().err.split())
 
@@ -82,7 +82,72 @@ def test_interrupt_prints_the_resume_command(fake, capsys):
     fake.does = interrupt
     assert call(fake.path, "--out", str(fake.out), "--set", "size=4", "--minutes", "2") == 130
     said = " ".join(capsys.readouterr().err.split())
-    assert f"mmreward train {fake.path} --out {fake.out} --minutes 2 --set size=4 --resume" in said
+    assert f"mmreward train --resume --out {fake.out}" in said
+
+
+def checkpointed(fake):
+    """A run that was stopped after its second step."""
+    from mmreward.training import save_checkpoint
+
+    def interrupt():
+        save_checkpoint(fake.out, 2, {}, {})
+        raise Interrupted(fake.out, 2)
+
+    fake.does = interrupt
+    assert call(fake.path, "--out", str(fake.out), "--set", "size=4", "--minutes", "2") == 130
+    fake.does = lambda: None
+
+
+def test_resume_needs_no_more_than_the_folder(fake, capsys):
+    checkpointed(fake)
+    said = capsys.readouterr().err.split("Go on with:")[1].split()
+    assert said == ["mmreward", "train", "--resume", "--out", str(fake.out)]
+    before = (fake.out / "recipe.yaml").read_bytes()
+    assert call(*said[2:]) == 0
+    (_, first), (_, second) = [(resume, recipe) for recipe, _, resume in fake.seen]
+    assert first == second and [resume for *_, resume in fake.seen] == [False, True]
+    assert call("--resume", "--out", str(fake.out), "--minutes", "9") == 0
+    assert fake.seen[-1][0]["loop"]["minutes"] == 9
+    assert (fake.out / "recipe.yaml").read_bytes() == before  # that of the start is kept
+
+
+def test_a_resumed_run_that_is_stopped_keeps_what_was_changed(fake, capsys):
+    checkpointed(fake)
+
+    def interrupt():
+        raise Interrupted(fake.out, 3)
+
+    fake.does = interrupt
+    capsys.readouterr()
+    assert call("--resume", "--out", str(fake.out), "--minutes", "9") == 130
+    assert f"mmreward train --resume --out {fake.out} --minutes 9" in " ".join(capsys.readouterr().err.split())
+
+
+def test_resume_without_a_recipe_says_what_is_missing(fake, tmp_path, capsys):
+    assert call() == 2
+    assert "name a recipe, or go on with a run: mmreward train --resume" in " ".join(capsys.readouterr().err.split())
+    assert call("--resume") == 2
+    assert call("--resume", "--out", str(tmp_path / "none")) == 2
+    assert "has no recipe.yaml" in " ".join(capsys.readouterr().err.split())
+
+
+def test_other_training_is_no_resume_of_this_one(tmp_path, monkeypatch, capsys):
+    from mmreward.training import save_checkpoint
+
+    out = tmp_path / "run"
+    save_checkpoint(out, 2, {}, {})
+    settings = command.read_recipe(command.find_recipe("tiny-vae"))
+    (out / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    seen = []
+    monkeypatch.setitem(sys.modules, "fake_task", types.SimpleNamespace(run=lambda *given: seen.append(given)))
+    monkeypatch.setitem(command.TASKS, "vae", "fake_task:run")
+    assert call("tiny-vae", "--resume", "--out", str(out), "--set", "loop.lr=0.5") == 2
+    assert "loop.lr was" in " ".join(capsys.readouterr().err.split())
+    assert call("tiny-editor", "--resume", "--out", str(out)) == 2
+    assert "task was 'vae' and is 'editor'" in " ".join(capsys.readouterr().err.split())
+    assert not seen
+    assert call("tiny-vae", "--resume", "--out", str(out), "--set", "loop.steps=3") == 0
+    assert len(seen) == 1
 
 
 def test_training_that_fails_is_exit_code_1(fake, capsys):
@@ -103,6 +168,8 @@ def test_training_that_fails_is_exit_code_1(fake, capsys):
         (["grpo-tiny", "--set", "editor.x=1"], "'editor' in grpo-tiny.yaml is a value"),
         (["grpo-tiny", "--set", "task=gpro"], "Did you mean 'grpo'?"),
         (["grpo-tiny", "--set", "rollout.grups=3"], "unknown key 'rollout.grups'; did you mean 'groups'?"),
+        (["grpo-tiny", "--set", "lr=3"], "unknown key 'lr'; did you mean 'loop.lr'?"),
+        (["tiny-vae", "--set", "lr=3"], "unknown key 'lr'; did you mean 'loop.lr'?"),
         (["grpo-tiny", "--set", "roles.monitor=clip:tiny"], "is both reward and monitor"),
         (["grpo-tiny", "--resume"], "there is no checkpoint in"),
     ],
@@ -152,13 +219,20 @@ def test_a_dry_run_names_what_cannot_be(change, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_says_which_rows_would_be_left_out(triplets, tmp_path, capsys):
+    assert call("grpo-tiny", *CHEAP, "--set", f"data.file={triplets}", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out: 1 rows that cannot be used; the first is row 1" in said and "gone.png" in said
+
+
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_missing_images_are_named_before_anything_starts(options, triplets, tmp_path, capsys):
+def test_a_file_without_a_usable_row_is_named_before_anything_starts(options, triplets, tmp_path, capsys):
+    (tmp_path / "there.png").unlink()
     out = str(tmp_path / "run")
     assert call("grpo-tiny", *CHEAP, "--set", f"data.file={triplets}", "--out", out, *options) == 2
     told = capsys.readouterr()
     said = " ".join((told.out + told.err).split())
-    assert "1 of 2 rows cannot be used" in said and "gone.png" in said and "triplets.jsonl" in said
+    assert "none of its 2 rows can be used" in said and "there.png" in said and "triplets.jsonl" in said
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
@@ -218,6 +292,40 @@ def test_bundled_grpo_recipes_are_valid(name):
     settings = command.read_recipe(command.find_recipe(name))
     settings.pop("task")
     check_roles(Recipe.model_validate(settings).roles)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), TrainingError("wrong"), KeyboardInterrupt()])
+@pytest.mark.parametrize("files", [None, {"notes.txt": "mine"}, {"recipe.yaml": "task: mine\n", "log.jsonl": ""}])
+def test_a_run_that_never_began_leaves_the_folder_as_it_was(error, files, fake, tmp_path):
+    """Also those above it that were made, and with the monitor's first line in the log."""
+    out = tmp_path / "there" if files else fake.out / "deep" / "down"
+    for name, text in (files or {}).items():
+        out.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    before = contents(tmp_path)
+
+    def fail():
+        if not (out / "log.jsonl").exists():
+            (out / "log.jsonl").write_text('{"kind": "monitor", "step": 0}\n')
+        raise error
+
+    fake.does = fail
+    assert call(fake.path, "--out", str(out)) in (1, 2, 130)
+    assert contents(tmp_path) == before
+
+
+def test_what_was_trained_stays_when_it_fails(fake):
+    def fail():
+        (fake.out / "log.jsonl").write_text('{"step": 1}\n')
+        raise TrainingError("wrong")
+
+    fake.does = fail
+    assert call(fake.path, "--out", str(fake.out)) == 1
+    assert {path.name for path in fake.out.iterdir()} == {"recipe.yaml", "log.jsonl"}
 
 
 def test_no_permission_to_write(fake, tmp_path, capsys):

@@ -69,10 +69,30 @@ def test_all_is_drawn_and_the_page_is_whole_in_itself(folder):
 
 def test_a_healthy_run_says_so_and_one_without_enough_says_why(folder):
     assert "No sign of a gamed reward" in write_run_report(folder(entries(0.05))).read_text()
-    assert "the alarm needs 4" in write_run_report(folder(entries(-0.05)[:12])).read_text()
+    few = write_run_report(folder(entries(-0.05)[:12])).read_text()
+    assert "Cannot tell whether the reward was gamed" in few and "it needs 4" in few and "No sign" not in few
     old = [{key: value for key, value in line.items() if key != "values"} for line in entries(-0.05)]
     text = write_run_report(folder(old)).read_text()
     assert "no scores of the monitor" in text and "<polygon" not in text
+
+
+@pytest.mark.parametrize("blind", ["sparse log", "few tasks"])
+def test_no_all_clear_where_the_alarm_cannot_tell(folder, blind):
+    """The monitor falls and the reward rises, as in the gamed run above."""
+    lines = entries(-0.05)
+    if blind == "sparse log":
+        lines = [line for line in lines if line["kind"] != "train" or line["step"] % 5 == 0]
+    else:
+        lines = [{**line, "values": line["values"][:6]} if "values" in line else line for line in lines]
+    text = write_run_report(folder(lines)).read_text()
+    assert "Cannot tell whether the reward was gamed" in text and "No sign" not in text and "probably" not in text
+
+
+def test_rows_that_were_left_out_are_named(folder):
+    lines = entries(0.05)
+    lines[1]["unreadable"] = {"r17": "source image cut off"}
+    text = write_run_report(folder(lines)).read_text()
+    assert "rows left out" in text and "1: r17: source image cut off" in text
 
 
 def test_hiding_is_told(folder):
