@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 from editing.dryrun_tokens import Listener
-from mmreward.combine import from_mapping
-from mmreward.config import read_yaml
+from mmreward.combine import from_mapping, opened
 from mmreward.edit import Edit
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.preference import Pair, Preference
-from mmreward.reward import LOADERS, RECIPES, Reward, load_reward, unknown
+from mmreward.reward import LOADERS, RECIPES, Reward, load_reward, read_spec, unknown
 from mmreward.score import Score
 
 LOADED_BYTES = 512 * 2**20
@@ -82,10 +80,9 @@ def declare(spec: str | Mapping[str, Any], parts: list[Part]) -> Reward:
         return from_mapping(spec, load=member)
     text = str(spec).strip()
     name = text.partition("?")[0].partition(":")[0]
-    if text in RECIPES:
-        return from_mapping(read_yaml(RECIPES[text]), text, load=member)
-    if text.endswith((".yaml", ".yml")) and name not in LOADERS:
-        return from_mapping(read_yaml(Path(text)), text, load=member)
+    if text in RECIPES or text.endswith((".yaml", ".yml")) and name not in LOADERS:
+        with opened(RECIPES.get(text, Path(text))) as combination:
+            return from_mapping(combination, text, load=member)
     if name not in LOADERS:
         raise unknown("reward", name, [*LOADERS, *RECIPES])
     part = _SINGLE.get(name, _elsewhere)(text)
@@ -94,8 +91,8 @@ def declare(spec: str | Mapping[str, Any], parts: list[Part]) -> Reward:
 
 
 def _model_and_options(spec: str) -> tuple[str, dict[str, str]]:
-    head, _, query = spec.partition("?")
-    return head.partition(":")[2], dict(parse_qsl(query, keep_blank_values=True))
+    read = read_spec(spec)
+    return read.model, dict(read.options)
 
 
 def _without_model(spec: str) -> Part:
@@ -170,7 +167,7 @@ def _judge(spec: str, model: str, options: dict[str, str], own: Sequence[str], c
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
-    return JudgeReward(Listener(), load_way(way_name, options, card), name=f"{name}:{model}", model=model)
+    return judge_reward(Listener(), load_way(way_name, options, card), name=f"{name}:{model}", model=model)
 
 
 def _weigh(folder: Path) -> int:

@@ -93,8 +93,9 @@ def _mean_distance(pixels: Array) -> float:
 
 def _taus(scores: Sequence[Score]) -> Iterator[float]:
     """Kendall's tau-b of every two members of a combination over one group; none for a member that ranks nothing."""
-    names = sorted({name for score in scores for name in score.provenance.get("members", {})})
-    table = np.array([[score.raw.get(f"{name}.overall", np.nan) for name in names] for score in scores])
+    names = sorted({name for score in scores for name in score.parts})
+    overalls = [[score.parts[name].overall if name in score.parts else np.nan for name in names] for score in scores]
+    table = np.array(overalls)
     for first, second in combinations(range(len(names)), 2):
         both = table[np.isfinite(table[:, [first, second]]).all(axis=1)][:, [first, second]]
         signs = np.sign(both[:, None] - both[None])

@@ -100,4 +100,7 @@ def _kind(method: object) -> str:
 def _part(score: Score, name: str) -> float:
     if not score.ok:
         return math.nan
-    return score.dims.get(name, score.raw.get(f"{name}.overall", math.nan))
+    if name in score.dims:
+        return score.dims[name]
+    part = score.parts.get(name)  # a failed one has NaN
+    return part.overall if part else math.nan

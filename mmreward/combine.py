@@ -13,11 +13,17 @@ A combination has *members* (rewards), *dimensions* (each a weighted mean of wha
       preservation: {judge: 0.5, pixels: 0.5}
     overall: {method: base_and_bonus, base: instruction_following, bonus: {preservation: 0.4}}
 
-Without `dims`, each dimension is the plain mean over the members that measure it.
+Without `dims`, each dimension is the plain mean over the members that measure it. `overall: null` makes no one number
+of them (`Reward.has_overall`); of a member that has none itself, the dimensions can be used.
 
-A combination fails when a member fails, with that member's status. A member marked `optional` may fail: weighted
-means, geometric means and minima are then taken over the rest, and provenance says what was left out. A base or bonus
-of which nothing is left fails, since leaving out a factor would score the edit as if it were perfect there.
+**No member raises a score by failing.** A combination fails when a member fails, with that member's status. A member
+marked `optional` is left out where it does not apply to the *task* (`Reward.applies`: an empty instruction, a source
+out of its domain), which no candidate has a say in; the weights of dimensions and of a weighted mean are taken over
+the rest, and provenance says which and how much. When it fails at anything else, an edited image that it cannot read
+or compare among them, the combination fails. A minimum, a geometric mean and base and bonus need all that they are made
+of: leaving out a factor would score the edit as if it were perfect there. The former two take no optional member.
+
+`Score.parts` holds the members' scores by name; `raw` stays empty, a combination has no raw numbers of its own.
 """
 
 __all__ = [
@@ -30,116 +36,31 @@ __all__ = [
     "Weighted",
     "from_mapping",
     "from_yaml",
+    "opened",
     "with_overall",
 ]
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
+from mmreward.combine_methods import BaseAndBonus, Geometric, Method, Minimum, Weighted, Weights
 from mmreward.config import ConfigError, read_config, read_yaml
 from mmreward.edit import Edit
-from mmreward.reward import Reward, load_reward, unknown
-from mmreward.score import Score
-
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weights = Annotated[dict[str, Weight], Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class _Mean(BaseModel, extra="forbid", frozen=True):
-    weights: Weights
-
-    @property
-    def uses(self) -> tuple[str, ...]:
-        return tuple(self.weights)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ()
-
-    def _shares(self, values: Mapping[str, float]) -> dict[str, float]:
-        present = {name: weight for name, weight in self.weights.items() if name in values}
-        total = sum(present.values())
-        return {name: weight / total for name, weight in present.items()}
-
-
-class Weighted(_Mean, frozen=True):
-    """Weighted mean: sum_i w_i v_i / sum_i w_i."""
-
-    method: Literal["weighted"] = "weighted"
-
-    def __call__(self, values: Mapping[str, float]) -> float:
-        return math.fsum(share * values[name] for name, share in self._shares(values).items())
-
-
-class Geometric(_Mean, frozen=True):
-    """Weighted geometric mean: prod_i v_i^(w_i / sum w). With two equal weights it is sqrt(SC x PQ) of VIEScore
-    (Ku et al., "VIEScore: Towards Explainable Metrics for Conditional Image Synthesis Evaluation", ACL 2024,
-    https://arxiv.org/abs/2312.14867). One zero makes the whole zero.
-    """
-
-    method: Literal["geometric"] = "geometric"
-
-    def __call__(self, values: Mapping[str, float]) -> float:
-        return math.prod(values[name] ** share for name, share in self._shares(values).items())
-
-
-class Minimum(BaseModel, extra="forbid", frozen=True):
-    """The smallest: an edit is as good as what is worst about it (VIEScore takes it within SC and within PQ)."""
-
-    method: Literal["minimum"] = "minimum"
-    of: Annotated[list[str], Field(min_length=1)]
-
-    @property
-    def uses(self) -> tuple[str, ...]:
-        return tuple(self.of)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ()
-
-    def __call__(self, values: Mapping[str, float]) -> float:
-        return min(values[name] for name in self.of if name in values)
-
-
-class BaseAndBonus(BaseModel, extra="forbid", frozen=True):
-    """Base and bonus: base x prod_i (1 - b_i + b_i v_i).
-
-    With the base "was the request carried out" and the bonus "was all else kept" at b = 0.4 this is
-    base x (0.6 + 0.4 v): the reward of FIRM (VisionXLab, 2026, https://github.com/VisionXLab/FIRM-Reward), there CME =
-    execution x (0.6 + 0.4 consistency); with quality as the bonus it has the shape of their QMA for generation. An edit
-    that changes nothing keeps everything and still gets nothing, which no weighted mean achieves. Several bonuses
-    multiply, as in the oracle of the shapes world.
-    """
-
-    method: Literal["base_and_bonus"] = "base_and_bonus"
-    base: str
-    bonus: dict[str, Share] = {}
-
-    @property
-    def uses(self) -> tuple[str, ...]:
-        return (self.base, *self.bonus)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.uses
-
-    def __call__(self, values: Mapping[str, float]) -> float:
-        return values[self.base] * math.prod(1 - b + b * values[name] for name, b in self.bonus.items())
-
-
-Method = Annotated[Weighted | Geometric | Minimum | BaseAndBonus, Field(discriminator="method")]
-"""How values in [0, 1] become one. `uses` are the names that a method looks at, `needs` those it cannot do without; it
-is called with what could be measured: all of `needs` and at least one of `uses`."""
+from mmreward.reward import Reward, load_reward, scores_of, unknown
+from mmreward.score import Failure, Score
 
 
 @dataclass(frozen=True)
 class Member:
+    """`optional`: left out where it does not apply to the task, see the module."""
+
     reward: Reward
     optional: bool = False
 
@@ -151,7 +72,7 @@ class Combination(Reward):
         self,
         name: str,
         members: Mapping[str, Member],
-        overall: Method,
+        overall: Method | None,
         dims: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.name = name
@@ -160,9 +81,23 @@ class Combination(Reward):
         dims = _plain_means(members) if dims is None else dims
         self._means = {dim: Weighted(weights=dict(weights)) for dim, weights in dims.items()}
         self.dims = tuple(self._means)
-        self._check()
+        self._check_dims()
+        if overall is not None:
+            self._check_overall(overall)
+        elif not self.dims:
+            raise ConfigError(f"{name}: without an overall a combination needs dimensions, and its members have none")
 
-    def _check(self) -> None:
+    @property
+    def needs_group(self) -> bool:
+        """Whether a member compares the edits of a group."""
+        return any(member.reward.needs_group for member in self.members.values())
+
+    @property
+    def has_overall(self) -> bool:
+        """Whether a method makes one number of members and dimensions."""
+        return self.overall is not None
+
+    def _check_dims(self) -> None:
         for dim, mean in self._means.items():
             if dim in self.members:
                 raise ConfigError(f"{self.name}: {dim!r} is a dimension; give the member of that name another one")
@@ -173,76 +108,190 @@ class Combination(Reward):
                 if dim not in measured:
                     there = ", ".join(measured) or "none"
                     raise ConfigError(f"{self.name}, dims.{dim}: {member!r} does not measure it; it measures: {there}")
+
+    def _check_overall(self, method: Method) -> None:
         known = [*self._means, *self.members]
-        for name in self.overall.uses:
+        for name in method.uses:
             if name not in known:
                 raise ConfigError(f"{self.name}, overall: {unknown('dimension or member', name, known)}")
+            if name in self.members and not self.members[name].reward.has_overall:
+                there = ", ".join(self.members[name].reward.dims)
+                raise ConfigError(
+                    f"{self.name}, overall: the member {name!r} measures dimensions and has no overall; name a "
+                    f"dimension in its place: {there}"
+                )
+            made_of = self._means[name].uses if name in self._means else (name,)
+            if isinstance(method, Geometric | Minimum) and (left := [m for m in made_of if self.members[m].optional]):
+                raise ConfigError(
+                    f"{self.name}, overall: {name!r} counts in a method that needs all that it is made of "
+                    f"({method.method}), and {', '.join(left)} is optional: where it is left out, an edit would score "
+                    "as if it were perfect there. Take `optional` away, or use the method weighted"
+                )
+
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where all members do that are not optional, and any that is."""
+        failures = {name: member.reward.applies(edit) for name, member in self.members.items()}
+        for name, failure in failures.items():
+            if failure and (not self.members[name].optional or all(failures.values())):
+                return Failure(failure.status, f"{name}: {failure.error}")
+        return None
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
-        scores = {name: member.reward.score(edits) for name, member in self.members.items()}
-        return [self._combine({name: scores[name][i] for name in scores}) for i in range(len(edits))]
+        columns = {name: _member_scores(member, edits) for name, member in self.members.items()}
+        return [self._combine({name: column[row] for name, column in columns.items()}) for row in range(len(edits))]
 
-    def _combine(self, scores: Mapping[str, Score]) -> Score:
+    def _combine(self, columns: Mapping[str, "_MemberScore"]) -> Score:
+        scores = {name: column.score for name, column in columns.items()}
+        left_out = {name: str(column.score.error) for name, column in columns.items() if column.left_out}
         provenance: dict[str, Any] = {
             "reward": self.name,
-            "overall": self.overall.model_dump(),
+            "overall": self.overall.model_dump() if self.overall else None,
             "members": {name: dict(score.provenance) for name, score in scores.items()},
         }
-        raw = {f"{name}.overall": score.overall for name, score in scores.items() if score.ok}
-        raw |= {
-            f"{name}.{key}": value
-            for name, score in scores.items()
-            for key, value in {**score.dims, **score.raw}.items()
-        }
-        failed = {name: score for name, score in scores.items() if not score.ok}
-        required = [name for name in failed if not self.members[name].optional]
-        if required:
-            return self._failed(required, failed, raw, provenance)
+        failed = {name: score for name, score in scores.items() if not score.ok and name not in left_out}
+        if failed:
+            return _failed(failed, provenance, scores)
 
-        values = {name: score.overall for name, score in scores.items() if score.ok}
-        dims = {}
+        values = {name: score.overall for name, score in scores.items() if score.ok and score.has_overall}
+        dims, weights = {}, {}
         for dim, mean in self._means.items():
             measured = {name: scores[name].dims[dim] for name in mean.uses if dim in scores[name].dims}
             if measured:
                 dims[dim] = _unit(mean(measured))
+                weights[dim] = mean.shares(measured)
         values |= dims
-        missing = [name for name in self.overall.needs if name not in values]
-        if missing or not any(name in values for name in self.overall.uses):
-            if failed:
-                return self._failed(list(failed), failed, raw, provenance)
-            names = " and ".join(missing or self.overall.uses)
-            return Score.failed("not_applicable", f"no member measured {names} here", raw=raw, provenance=provenance)
-        if failed:
-            provenance["left_out"] = {name: f"{score.status}: {score.error}" for name, score in failed.items()}
+        needs, uses = (self.overall.needs, self.overall.uses) if self.overall else ((), self.dims)
+        missing = [name for name in needs if name not in values]
+        if missing or not any(name in values for name in uses):
+            error = f"no member measured {' and '.join(missing or uses)} here"
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            error += f" (left out: {reasons})" if reasons else ""
+            return Score.failed("not_applicable", error, provenance=provenance, parts=scores)
+        if isinstance(self.overall, Weighted):
+            weights["overall"] = self.overall.shares(values)
+        if left_out:
+            provenance |= {"left_out": left_out, "weights": weights}  # as parts of 1, of what is left
         said = [f"{name}: {score.rationale}" for name, score in scores.items() if score.rationale]
         return Score(
-            overall=_unit(self.overall(values)),
+            overall=_unit(self.overall(values)) if self.overall else math.nan,
             dims=dims,
             rationale="\n".join(said) or None,
-            raw=raw,
             provenance=provenance,
+            parts=scores,
+            has_overall=self.has_overall,
         )
 
-    def _failed(
-        self, names: Sequence[str], failed: Mapping[str, Score], raw: Mapping[str, float], provenance: Mapping[str, Any]
-    ) -> Score:
-        reasons: dict[str, list[str]] = {}
-        for name in names:
-            reasons.setdefault(str(failed[name].error), []).append(name)
-        errors = "; ".join(f"{', '.join(members)}: {error}" for error, members in reasons.items())
-        return Score.failed(failed[names[0]].status, errors, raw=raw, provenance=provenance)
+
+@dataclass(frozen=True)
+class _MemberScore:
+    score: Score
+    left_out: bool = False
+
+
+def _member_scores(member: Member, edits: Sequence[Edit]) -> list[_MemberScore]:
+    """What a member says of each edit. An optional one is not asked where it does not apply."""
+    reasons = [_why_left_out(member.reward, edit) if member.optional else None for edit in edits]
+    asked = [edit for edit, reason in zip(edits, reasons, strict=True) if reason is None]
+    scores = iter(scores_of(member.reward, asked) if asked else [])
+    provenance = {"reward": member.reward.name}
+    return [
+        _MemberScore(next(scores))
+        if reason is None
+        else _MemberScore(Score.failed(reason.status, reason.error, provenance=provenance), left_out=True)
+        for reason in reasons
+    ]
+
+
+def _why_left_out(reward: Reward, edit: Edit) -> Failure | None:
+    try:
+        failure = reward.applies(edit)
+    except Exception:  # an image that cannot be opened: scoring says so
+        return None
+    return failure if failure and failure.status == "not_applicable" else None
+
+
+def _failed(failed: Mapping[str, Score], provenance: Mapping[str, Any], parts: Mapping[str, Score]) -> Score:
+    """The status of the first member that failed; one that does not apply hides no fault of another."""
+    faults = {name: score for name, score in failed.items() if score.status != "not_applicable"} or failed
+    reasons: dict[str, list[str]] = {}
+    for name, score in faults.items():
+        reasons.setdefault(str(score.error), []).append(name)
+    errors = "; ".join(f"{', '.join(members)}: {error}" for error, members in reasons.items())
+    status = next(iter(faults.values())).status
+    return Score.failed(status, errors, provenance=provenance, parts=parts)
 
 
 class _MemberConfig(BaseModel, extra="forbid", frozen=True):
-    reward: str | dict[str, Any]
+    reward: Any
     optional: bool = False
 
 
 class _CombinationConfig(BaseModel, extra="forbid", frozen=True):
     name: str = "combination"
-    members: Annotated[dict[str, str | _MemberConfig], Field(min_length=1)]
+    members: Annotated[dict[str, _MemberConfig], Field(min_length=1)]
     dims: dict[str, Weights] | None = None
-    overall: Method
+    overall: Method | None
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _short_members(cls, members: Any) -> Any:
+        """`judge: vlm:tiny` is short for `judge: {reward: vlm:tiny}`."""
+        if not isinstance(members, Mapping):
+            raise ValueError("should be a mapping of names to rewards, such as {judge: vlm:tiny, pixels: pixels}")
+        return {name: _as_member(name, member) for name, member in members.items()}
+
+    @field_validator("overall", mode="before")
+    @classmethod
+    def _names_its_method(cls, overall: Any) -> Any:
+        if overall is None or (isinstance(overall, Mapping) and "method" in overall) or isinstance(overall, BaseModel):
+            return overall
+        raise ValueError(
+            "should name its method, as in {method: weighted, weights: {…}}; there is: weighted, geometric, minimum, "
+            "base_and_bonus, and null for dimensions only"
+        )
+
+
+def _as_member(name: Any, member: Any) -> Any:
+    if isinstance(member, str | Path):
+        return {"reward": member}
+    if isinstance(member, Mapping) and not {"members", "overall"} & set(member):
+        return dict(member)
+    got = "a combination; write it behind reward:" if isinstance(member, Mapping) else type(member).__name__
+    raise ValueError(f"{name!r} should be a name, a YAML path or {{reward: …, optional: true}}, got {got}")
+
+
+class _Circle(ConfigError):
+    """Says itself where it is; the places through which it was reached would repeat it."""
+
+
+_DEEPEST = 16
+_opening: ContextVar[tuple[str, ...]] = ContextVar("opening", default=())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[dict[str, Any]]:
+    """The mapping in a combination's YAML file, for as long as its members are looked at. Raises ConfigError for a file
+    that is opened within itself, as a combination that contains itself would be.
+    """
+    with _inside(str(Path(path).resolve())):
+        yield read_yaml(path)
+
+
+@contextmanager
+def _inside(file: str = "") -> Iterator[None]:
+    """Within a file, or within a mapping (""), whose members are being looked at."""
+    places = (*_opening.get(), file)
+    if file and file in places[:-1]:
+        circle = " -> ".join(Path(name).name for name in places[places.index(file) :] if name)
+        raise _Circle(f"{file} contains itself ({circle}); a combination cannot be its own member")
+    if len(places) > _DEEPEST:
+        where = next(filter(None, places), "a mapping")
+        raise _Circle(f"{where} holds combinations within combinations, {_DEEPEST} deep: does one contain itself?")
+    token = _opening.set(places)
+    try:
+        yield
+    finally:
+        _opening.reset(token)
 
 
 def from_mapping(
@@ -251,18 +300,21 @@ def from_mapping(
     """Build a combination from the mapping that the module docstring shows. `load` makes a member of its spec."""
     config = read_config(_CombinationConfig, mapping, where)
     members = {}
-    for name, member in config.members.items():
-        member = _MemberConfig(reward=member) if isinstance(member, str) else member
-        try:
-            members[name] = Member(load(member.reward), member.optional)
-        except ValueError as error:
-            raise ConfigError(f"{where}, member {name!r}: {error}") from None
-    return Combination(config.name, members, config.overall, config.dims)
+    with _inside():
+        for name, member in config.members.items():
+            try:
+                members[name] = Member(load(member.reward), member.optional)
+            except _Circle:
+                raise
+            except ValueError as error:
+                raise ConfigError(f"{where}, member {name!r}: {error}") from None
+        return Combination(config.name, members, config.overall, config.dims)
 
 
 def from_yaml(path: Path) -> Combination:
     """Build a combination from a YAML file."""
-    return from_mapping(read_yaml(path), str(path))
+    with opened(path) as mapping:
+        return from_mapping(mapping, str(path))
 
 
 def with_overall(reward: Reward, by: str | None = None) -> Reward:

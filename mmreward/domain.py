@@ -1,4 +1,4 @@
-"""Is an edit inside what a model was made for?
+"""Whether an edit lies in what a model was made for.
 
 A model's card names its domain. The bundled models know the shapes world only: on a photo they would answer with a
 number that means nothing, so they answer `not_applicable` instead. The check looks at the source image alone, which
@@ -8,9 +8,7 @@ no editor can move.
 __all__ = ["ANY", "DOMAINS", "check"]
 
 from collections.abc import Callable
-from functools import lru_cache
 
-import numpy as np
 from PIL import Image
 
 from mmreward.edit import Edit
@@ -18,6 +16,10 @@ from mmreward.edit import Edit
 ANY = "any"
 _MAX_RESIDUAL = 0.07
 """A source of the shapes world lies this close to its own rendering; it leaves room for JPEG and resizing."""
+_KEPT = 1024
+
+_shows_shapes: dict[str, bool] = {}
+"""Answers by `Edit.group`, for the candidates of one source and for the members of a combination. No pixels."""
 
 
 def check(domain: str, edit: Edit) -> str | None:
@@ -34,8 +36,7 @@ def check(domain: str, edit: Edit) -> str | None:
 
 
 def _shapes(edit: Edit) -> str | None:
-    image = edit.image("source")
-    if _shows_shapes(image.size, image.tobytes()):
+    if _has_shape_size(edit.image("source").size) and _known_shapes(edit):
         return None
     return (
         "the source is not an image of the shapes world, and this model knows nothing else; for photos use a model "
@@ -43,14 +44,26 @@ def _shapes(edit: Edit) -> str | None:
     )
 
 
-@lru_cache(maxsize=1024)
-def _shows_shapes(size: tuple[int, int], pixels: bytes) -> bool:
+def _has_shape_size(size: tuple[int, int]) -> bool:
+    """Images of the shapes world are square; most photos are refused by that, unread."""
+    width, height = size
+    return 0.98 <= width / height <= 1.02 and min(size) >= 32
+
+
+def _known_shapes(edit: Edit) -> bool:
+    known = _shows_shapes.get(edit.group)
+    if known is None:
+        known = _reads_as_shapes(edit.image("source"))
+        if len(_shows_shapes) >= _KEPT:
+            _shows_shapes.clear()
+        _shows_shapes[edit.group] = known
+    return known
+
+
+def _reads_as_shapes(image: Image.Image) -> bool:
     from mmreward.shapes import read
 
-    width, height = size
-    if not 0.98 <= width / height <= 1.02 or min(size) < 32:
-        return False
-    (reading,) = read([Image.fromarray(np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3))])
+    (reading,) = read([image])
     return reading.scene is not None and reading.residual <= _MAX_RESIDUAL
 
 

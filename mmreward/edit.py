@@ -1,12 +1,9 @@
 """An edit: an instruction, the source image and the edited image, with what else is known about them.
 
-Images are given as a path, as encoded bytes or as a PIL image, and open when they are first needed. Whatever comes in,
-`Edit.image` returns 8-bit RGB (a mask: 8-bit grey), turned upright by its EXIF orientation:
-
-- transparency is flattened on white, 16-bit values v become round(v / 257), CMYK and palettes are converted;
-- an animation or a file of several pages is refused (an edit is one still image; of an MPO the first one counts);
-- more than `MAX_PIXELS` pixels is refused from the header, before anything is decoded;
-- only the formats in `FORMATS` are opened, because some decoders run other programs.
+Images are given as a path, encoded bytes, a data URL or base64, a PIL image, or a numpy or torch array
+(`mmreward.images.arrays` says of which shapes), and open when they are first needed. Whatever comes in, `Edit.image`
+returns 8-bit RGB in sRGB (a mask: 8-bit grey), turned upright by its orientation; `mmreward.images.opening` has the
+rules. Decoded images are kept in a cache of bounded size (`mmreward.images.cache`), not in the edit.
 
 What cannot be opened raises `ImageError`; rewards turn it into a score with status `io_error`.
 """
@@ -14,35 +11,18 @@ What cannot be opened raises `ImageError`; rewards turn it into a score with sta
 __all__ = ["Edit", "ImageError", "ImageLike", "FORMATS", "MAX_PIXELS", "fit", "image_size", "open_image"]
 
 import hashlib
-import io
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NoReturn
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from mmreward.score import Status
+from mmreward.images import CACHE, FORMATS, MAX_PIXELS, ImageError, ImageLike, encoded_bytes, image_size, open_image
+from mmreward.images.arrays import is_array
 
-ImageLike = Image.Image | str | os.PathLike[str] | bytes
 ImageName = Literal["source", "edited", "mask", "target"]
-
-MAX_PIXELS = 89_478_485
-"""Pillow's own limit for a suspicious image (a quarter of a gigabyte as RGB)."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-
-
-class ImageError(Exception):
-    """An image is missing, unreadable or too large. `status` is the status of the score that follows from it."""
-
-    def __init__(self, message: str, status: Status = "io_error") -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,36 +56,69 @@ class Edit:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "meta", dict(self.meta or {}))
 
-    @cached_property
-    def _images(self) -> dict[str, Image.Image]:
-        return {}
-
     def has(self, name: ImageName) -> bool:
         """Whether an image of this name was given (it may still turn out unreadable)."""
         return getattr(self, name) is not None
 
     def image(self, name: ImageName) -> Image.Image:
-        """The image as 8-bit RGB (a mask: "L"), decoded once. Raises `ImageError`. Do not change it in place."""
-        if name not in self._images:
-            value = getattr(self, name)
-            self._images[name] = _open_source(value) if name == "source" else open_image(value, name)
-        return self._images[name]
+        """The image as 8-bit RGB (a mask: "L"). Raises `ImageError`. Do not change it in place, nor what was given."""
+        return self._open(getattr(self, name), name)
 
     def input_images(self) -> list[Image.Image]:
         """`inputs` as 8-bit RGB. Raises `ImageError`."""
-        return [open_image(value, f"input {number}") for number, value in enumerate(self.inputs, 1)]
+        return [self._open(value, f"input {number}") for number, value in enumerate(self.inputs, 1)]
 
     @cached_property
     def group(self) -> str:
         """Name of the group of candidates that this edit belongs to: source pixels and instruction."""
-        return _digest(self.instruction, self.image("source"))
+        return _digest(self.instruction, self._pixels(self.source, "source"))
 
     @cached_property
     def key(self) -> str:
         """Name of everything that a reward can see: equal keys, equal scores. Never the id, meta or a path."""
-        optional = [self.image(name) if self.has(name) else None for name in ("mask", "target")]
+        optional = [self._pixels(getattr(self, name), name) if self.has(name) else None for name in ("mask", "target")]
+        inputs = [self._pixels(value, f"input {number}") for number, value in enumerate(self.inputs, 1)]
         texts = [self.source_caption, self.target_caption, self.criteria]
-        return _digest(self.group, self.image("edited"), *optional, *texts, *self.input_images())
+        return _digest(self.group, self._pixels(self.edited, "edited"), *optional, *texts, *inputs)
+
+    def _open(self, value: ImageLike, name: str) -> Image.Image:
+        key = self._cache_key(value, name)
+        kept = None if key is None else CACHE.get(key)
+        if kept is not None:
+            return kept
+        if key is not None and key[0] == "file" and _state(value) != key[1]:
+            raise ImageError(f"{name} image {os.fspath(value)!r} has changed since it was first opened")  # type: ignore[arg-type]
+        image = open_image(value, name)
+        return image if key is None or image is value else CACHE.put(key, image)
+
+    def _pixels(self, value: ImageLike, name: str) -> str:
+        """Digest of the decoded image."""
+        image = self._open(value, name)
+        key = self._cache_key(value, name)
+        return _digest(image) if key is None else CACHE.digest(key, lambda: _digest(image))
+
+    def _cache_key(self, value: ImageLike, name: str) -> tuple[Hashable, ...] | None:
+        """Name of the decoded image in the cache: by the state of its file or by its bytes, so that edits share it;
+        None for what cannot be opened. It stays what it was when the image was first opened.
+        """
+        if name not in self._cache_keys and (content := _content(value)) is not None:
+            self._cache_keys.setdefault(name, (*content, "mask" if name == "mask" else "colours"))
+        return self._cache_keys.get(name)
+
+    @cached_property
+    def _cache_keys(self) -> dict[str, tuple[Hashable, ...]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cache_keys"}
+
+    def _no_list(self, *_: object) -> NoReturn:
+        raise TypeError("a list of edits is wanted, and this is a single Edit: write score([edit])")
+
+    __iter__ = __len__ = __getitem__ = _no_list
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
@@ -120,118 +133,29 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
     return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BICUBIC)
 
 
-def open_image(value: ImageLike | None, name: str = "image") -> Image.Image:
-    """Decode one image by the rules above. `name` is what messages call it; "mask" gives 8-bit grey, others RGB."""
-    place = f"{name} image" + (f" {os.fspath(value)!r}" if isinstance(value, str | os.PathLike) else "")
-    if value is None or value == "":
-        raise ImageError(f"{name} image missing: the row names none")
-    try:
-        if isinstance(value, Image.Image):
-            return _still(value, name, place)
-        with warnings.catch_warnings():
-            # Pillow warns of large images; _still refuses them by the header instead.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(_stream(value, name, place), formats=_formats())
-        with opened:
-            return _still(opened, name, place)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{place} is not an image that can be read ({_names()}); save it as PNG or JPEG") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{place} is too large: more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except Exception as error:  # decoders raise whatever a broken file makes them raise
-        raise ImageError(f"{place} cannot be decoded ({_reason(error)}); is the file complete?") from error
+def _content(value: ImageLike | None) -> tuple[Hashable, ...] | None:
+    """What makes the decoded image: equal contents, equal images."""
+    if isinstance(value, str):
+        try:
+            value = encoded_bytes(value) or value
+        except ValueError:
+            return None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes", hashlib.blake2b(value, digest_size=16).digest()
+    if isinstance(value, str | os.PathLike):
+        state = _state(value)
+        return None if state is None else ("file", state)
+    # An object of the caller: a name that no other edit has, since ids of objects come again.
+    return ("object", object()) if isinstance(value, Image.Image) or is_array(value) else None
 
 
-def _open_source(value: ImageLike) -> Image.Image:
-    """Candidates of one source come one after the other: its file is decoded once for all of them."""
-    if not isinstance(value, str | os.PathLike):
-        return open_image(value, "source")
+def _state(value: Any) -> tuple[int, ...] | None:
+    """What changes with the content of a file; None where there is none."""
     try:
         state = os.stat(value)
     except (OSError, ValueError):  # opening it says best what is wrong
-        return open_image(value, "source")
-    return _source_file(os.fspath(value), state.st_ino, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=1)
-def _source_file(path: str, inode: int, changed: int, size: int) -> Image.Image:
-    """What lies at `path` in this state."""
-    return open_image(path, "source")
-
-
-def image_size(value: ImageLike, name: str = "image") -> tuple[int, int]:
-    """(width, height) of what `open_image` returns, read from the header alone; raises as `open_image` does."""
-    try:
-        with Image.open(_stream(value, name, name), formats=_formats()) as opened:  # type: ignore[arg-type]
-            known = opened.format != "PNG" or "exif" in opened.info  # a PNG that says nothing is decoded to ask again
-            turned = known and opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            width, height = opened.size
-    except Exception:  # opening it whole says best what is wrong
-        return open_image(value, name).size
-    return (height, width) if turned else (width, height)
-
-
-def _stream(value: str | os.PathLike[str] | bytes, name: str, place: str) -> io.BytesIO | Path:
-    if isinstance(value, bytes | bytearray | memoryview):
-        if not value:
-            raise ImageError(f"{place} is empty (0 bytes)")
-        return io.BytesIO(value)
-    if not isinstance(value, str | os.PathLike):
-        raise ImageError(f"{name} image must be a PIL image, a path or bytes, got {type(value).__name__}")
-    path = Path(value)
-    if not path.exists():
-        raise ImageError(f"{place} not found")
-    if not path.is_file():
-        raise ImageError(f"{place} is not a file")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{place} is empty (0 bytes)")
-    return path
-
-
-def _still(image: Image.Image, name: str, place: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{place} is too large: {width} x {height} is more than {MAX_PIXELS:,} pixels; make it smaller"
-        )
-    if width * height == 0:
-        raise ImageError(f"{place} is empty: {width} x {height} pixels")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(f"{place} is an animation or has several pages ({frames}); save the one that is meant")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _eight_bit(image, place)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if name == "mask" and min(image.getchannel("A").tobytes()) < 255:
-            raise ImageError(f"{place} has transparent parts; save it as a grey image, white where changes are allowed")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if name == "mask" else "RGB")
-
-
-def _eight_bit(image: Image.Image, place: str) -> Image.Image:
-    import numpy as np
-
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"{place} has {image.mode!r} pixels beyond 16 bits; save it with 8 or 16 bits a channel")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _names() -> str:
-    return ", ".join(_formats())
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return None
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _digest(*parts: str | Image.Image | None) -> str:

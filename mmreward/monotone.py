@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["MonotoneMap", "fit_monotone"]
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MonotoneMap:
-    """Knots (x, y): x increasing, y not decreasing and in [0, 1].
+    """Knots (x, y), all finite: x increasing, y not decreasing and in [0, 1].
 
     >>> MonotoneMap((0.0, 0.4), (0.0, 1.0))(0.1)
     0.25
@@ -32,6 +33,8 @@ class MonotoneMap:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y) or len(self.x) < 2:
             raise ValueError(f"a monotone map needs two knots or more, got {len(self.x)} x and {len(self.y)} y")
+        if not all(map(math.isfinite, (*self.x, *self.y))):
+            raise ValueError(f"the knots of a monotone map are finite numbers, got x {self.x} and y {self.y}")
         if any(b <= a for a, b in zip(self.x, self.x[1:], strict=False)):
             raise ValueError(f"the x of a monotone map must increase, got {self.x}")
         if any(b < a for a, b in zip(self.y, self.y[1:], strict=False)) or not (0 <= self.y[0] and self.y[-1] <= 1):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from mmreward.edit import Edit
-from mmreward.reward import Reward
+from mmreward.reward import Reward, scores_of
 from mmreward.score import STATUSES, Score, Status
 
 Pair = tuple[Edit, Edit]
@@ -95,12 +95,13 @@ class Comparer(Protocol):
 
 
 def comparer(reward: Reward, margin: float = 0.0) -> Comparer:
-    """The reward itself where it compares, else one that compares by its scores (a tie within `margin`)."""
+    """The reward itself where it has a method `compare`, else one that compares by its scores; `margin`: a tie."""
     return cast(Comparer, reward) if isinstance(reward, Comparer) else _ByScores(reward, margin)
 
 
 class _ByScores:
     def __init__(self, reward: Reward, margin: float) -> None:
+        _require_overall(reward)
         self.reward, self.margin = reward, margin
         self.name = f"{reward.name} by scores"
 
@@ -109,11 +110,23 @@ class _ByScores:
 
 
 def compare_scores(reward: Reward, pairs: Sequence[Pair], margin: float = 0.0) -> list[Preference]:
-    """Preferences by the `overall` of any reward: the higher one wins, and a difference up to `margin` is a tie."""
+    """Preferences by the `overall` of any reward: the higher one wins, and a difference up to `margin` is a tie.
+
+    Raises ValueError for a reward that has no overall, before anything is scored.
+    """
+    _require_overall(reward)
     edits = list({id(edit): edit for pair in pairs for edit in pair}.values())
     places = {id(edit): place for place, edit in enumerate(edits)}
-    scores = reward.score(edits)
+    scores = scores_of(reward, edits)
     return [_between(scores[places[id(first)]], scores[places[id(second)]], margin) for first, second in pairs]
+
+
+def _require_overall(reward: Reward) -> None:
+    if not reward.has_overall:
+        raise ValueError(
+            f"{reward.name} measures dimensions and has no overall to compare by; choose one of "
+            f"{', '.join(reward.dims)}: mmreward.combine.with_overall(reward, DIMENSION)"
+        )
 
 
 def _between(first: Score, second: Score, margin: float) -> Preference:

@@ -1,21 +1,39 @@
 """Rewards: what a reward is, and how one is made from a name, a recipe or a mapping.
 
 A spec is `name`, `name:model` or `name:model?option=value&option=value`; the name of a bundled recipe; the path of a
-YAML file; or a mapping. YAML and mappings combine several rewards (see `mmreward.combine`). A new reward is one file
-in `mmreward/rewards` and one line in `LOADERS`.
+YAML file; or a mapping. YAML and mappings combine several rewards (see `mmreward.combine`). In options, `%` followed by
+two hexadecimal digits stands for the byte of that number (`%26` for an &); everything else, a + as well, stands for
+itself. A new reward is one file in `mmreward/rewards` and one line in `LOADERS`.
 """
 
-__all__ = ["LOADERS", "RECIPES", "Reward", "load_reward", "unknown"]
+__all__ = [
+    "LOADERS",
+    "RECIPES",
+    "Differentiable",
+    "Reward",
+    "Spec",
+    "load_reward",
+    "one_per_edit",
+    "read_spec",
+    "scores_of",
+    "unknown",
+]
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import unquote
 
 from mmreward.edit import Edit
-from mmreward.score import Score
+from mmreward.score import Failure, Score
+
+Result = TypeVar("Result")
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOADERS: dict[str, str] = {
     "pixels": "mmreward.rewards.pixels:load",
@@ -64,7 +82,36 @@ class Reward(Protocol):
         """Whether scores have an `overall`; False: dimensions only."""
         return True
 
+    def applies(self, edit: Edit) -> Failure | None:
+        """Why this reward does not apply to the edit, `not_applicable` and a reason; None where it does, or where that
+        cannot be said without scoring. Decided from the instruction, the captions, source, mask and target alone, never
+        from the edited image: so a combination may leave the reward out without a candidate having a say in it. May
+        raise ImageError.
+        """
+        return None
+
     def score(self, edits: Sequence[Edit]) -> list[Score]: ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A reward whose `overall` is a function of pixels with a gradient. A class may have `tensor` where one of its
+    rewards cannot: `is_differentiable` says whether this one works, and a call raises ValueError where it is False.
+    """
+
+    @property
+    def is_differentiable(self) -> bool: ...
+
+    def tensor(self, source: "Tensor", edited: "Tensor", instructions: Sequence[str]) -> "Tensor":
+        """`overall` [B] in [0, 1], float32 (float64 for float64 images), of images [B, 3, H, W], floating point in
+        [0, 1]: what `score` gives for the same images and instructions without captions, mask, target and criteria,
+        up to rounding and to how each resizes (the reward says how near).
+
+        NaN, without a gradient, for a row that `score` answers with a status: an empty instruction, a source outside
+        of the domain, pixels that are not finite. Raises ValueError for another shape, dtype or range, and where there
+        is not one instruction for each image.
+        """
+        ...
 
 
 def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
@@ -75,10 +122,14 @@ def load_reward(spec: str | Path | Mapping[str, Any] | Reward) -> Reward:
         return from_mapping(spec)
     if isinstance(spec, str | Path):
         return _from_text(str(spec).strip())
+    if isinstance(spec, type):
+        raise ValueError(
+            f"a reward is a name, a YAML path, a mapping or a Reward, got the class {spec.__name__} itself"
+        )
     if isinstance(spec, Reward):
         return spec
     if hasattr(spec, "score"):
-        names = ("name", "dims", "is_differentiable", "needs_group", "has_overall")
+        names = ("name", "dims", "is_differentiable", "needs_group", "has_overall", "applies")
         lacks = ", ".join(name for name in names if not hasattr(spec, name))
         raise ValueError(f"{type(spec).__name__} is no Reward: it has no {lacks}; inherit from mmreward.Reward")
     raise ValueError(f"a reward is a name, a YAML path or a mapping, got {type(spec).__name__}")
@@ -93,32 +144,61 @@ def unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {got!r}.{hint} {there_is}")
 
 
-def _from_text(spec: str) -> Reward:
-    head, _, query = spec.partition("?")
+def scores_of(reward: Reward, edits: Sequence[Edit]) -> list[Score]:
+    """`reward.score(edits)`. Raises ValueError, with its name, for a reward that does not return one score per edit."""
+    return one_per_edit(reward, reward.score(edits), len(edits))
+
+
+def one_per_edit(reward: Reward, results: Sequence[Result], edits: int) -> list[Result]:
+    """`results` as a list. Raises ValueError, with the reward's name, where there is not one for each edit."""
+    if len(results) != edits:
+        raise ValueError(
+            f"the reward {reward.name!r} returned {len(results)} scores for {edits} edits, so that nobody knows which "
+            "belongs to which; it must return one per edit, in order, and a failed one for a row that it cannot score"
+        )
+    return list(results)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The parts of `name:model?option=value&option=value`."""
+
+    name: str
+    model: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_spec(text: str) -> Spec:
+    """The parts of the spec of a single reward. Raises ValueError where the options are not written as options are."""
+    head, mark, query = text.partition("?")
     name, _, model = head.partition(":")
-    if spec.endswith((".yaml", ".yml")) and name not in LOADERS:  # not the question file of "vlm:tiny?question=my.yaml"
-        from mmreward.combine import from_yaml
-
-        return from_yaml(Path(spec))
-    if spec in RECIPES:
-        from mmreward.combine import from_yaml
-
-        return from_yaml(RECIPES[spec])
-    if name not in LOADERS:
-        raise unknown("reward", name, [*LOADERS, *RECIPES])
-    options = _options(query, spec)
-    module, _, function = LOADERS[name].partition(":")
-    return getattr(import_module(module), function)(model, **options)
-
-
-def _options(query: str, spec: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise ValueError(f"options of a reward are written ?name=value&name=value, got {query!r} in {spec!r}") from None
-    options = dict(pairs)
+    pairs = [pair.partition("=") for pair in query.split("&")] if mark and query else []
+    if not all(equals and option for option, equals, _ in pairs):
+        raise ValueError(f"options of a reward are written ?name=value&name=value, got {query!r} in {text!r}")
+    options = {unquote(option): unquote(value) for option, _, value in pairs}
     if len(options) < len(pairs):
-        raise ValueError(f"an option is given twice in {spec!r}")
-    if bad := [name for name in options if not name.isidentifier()]:
-        raise ValueError(f"{bad[0]!r} in {spec!r} is not the name of an option")
-    return options
+        raise ValueError(f"an option is given twice in {text!r}")
+    if bad := [option for option in options if not option.isidentifier()]:
+        raise ValueError(f"{bad[0]!r} in {text!r} is not the name of an option")
+    return Spec(name, model, options)
+
+
+def _from_text(text: str) -> Reward:
+    name = text.partition("?")[0].partition(":")[0]
+    if name in LOADERS:  # also with an option that is a file: "vlm:tiny?question=my.yaml"
+        spec = read_spec(text)
+        module, _, function = LOADERS[name].partition(":")
+        reward: Reward = getattr(import_module(module), function)(spec.model, **spec.options)
+        return reward
+    file = text.partition("?")[0]
+    if name in RECIPES and text != name:
+        raise ValueError(
+            f"the recipe {name!r} takes neither a model nor options, got {text!r}; copy {RECIPES[name]} and change that"
+        )
+    if file.endswith((".yaml", ".yml")) and file != text:
+        raise ValueError(f"a combination takes no options, got {text!r}; write them in {file}, behind its members")
+    if name not in RECIPES and not file.endswith((".yaml", ".yml")):
+        raise unknown("reward", name, [*LOADERS, *RECIPES])
+    from mmreward.combine import from_yaml
+
+    return from_yaml(RECIPES.get(text, Path(text)))

@@ -7,6 +7,7 @@ shortened); measures it before and after with the oracle, which nothing was trai
 
 __all__ = ["quickstart"]
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -218,15 +219,18 @@ def _facts(recipe: "Recipe", result: "Result") -> list[tuple[str, str]]:
 
 
 def _commands(folder: Path) -> list[tuple[str, str]]:
+    edit = ["mmreward", "edit", "--source", "IMAGE", "--instruction", "make the circle blue"]
+    edit += ["--editor", str(folder / "model")]
     return [
         ("The whole run, 15 minutes", "mmreward train grpo-tiny --out runs/grpo"),
-        ("Edit an image with what was trained", f"mmreward edit IMAGE 'make the circle blue' --editor {folder}/model"),
+        ("Edit an image with what was trained", shlex.join(edit)),
         ("Score your own edits", "mmreward score edits.jsonl --out scores.parquet"),
         ("Look at edits in the browser", "mmreward app"),
     ]
 
 
 def _say_result(console: "Console", result: "Result", path: Path, folder: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     assert result.before is not None and result.after is not None
@@ -239,4 +243,4 @@ def _say_result(console: "Console", result: "Result", path: Path, folder: Path) 
     console.print(table)
     console.print(f"\nReport: [bold]{path.resolve()}[/bold]\n\nGo on:")
     for what, command in _commands(folder):
-        console.print(f"  {command}   [dim]# {what}[/dim]")
+        console.print(f"  {escape(command)}   [dim]# {what}[/dim]", soft_wrap=True)

@@ -218,7 +218,7 @@ def _export(
             f"({', '.join(settings.data.kinds)}; {settings.data.flawed:.0%} with a flawed target), "
             f"scored by {settings.data.reward}"
         ),
-        command=f"mmreward train RECIPE, with editor {settings.editor} and method {settings.method.name}",
+        command=f"mmreward train RECIPE  # with editor {settings.editor} and method {settings.method.name}",
         seconds=result.seconds,
     )
     print(write_editor(editor, held_out, told, out))

@@ -1,1 +1,1 @@
-"""Is a reward right? Known questions, data with human judgements, and statistics of agreement."""
+"""The doctor: is a reward set up right? It asks a reward, and the server behind it, questions with known answers."""

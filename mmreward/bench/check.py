@@ -12,12 +12,16 @@ Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """`found` says what was seen, with numbers; `advice` what to do, empty where nothing is to be done."""
+    """`found` says what was seen, with numbers; `advice` what to do, empty where nothing is to be done, and `command` a
+    command that does it. `part` names the member of a combination that was asked, "" for the reward as a whole.
+    """
 
     name: str
     status: Outcome
     found: str
     advice: str = ""
+    command: str = ""
+    part: str = ""
 
 
 def graded(name: str, good: bool, found: str, advice: str, *, otherwise: Outcome = "failed") -> Check:

@@ -28,9 +28,8 @@ _FIRST_TOKEN = Sampling(max_new_tokens=1, temperature=1.0)
 _GREEDY = Sampling(max_new_tokens=12)
 
 
-def server_checks(reward: Any) -> Iterator[Check]:
-    """The findings about the server of a reward `openai:…`, one by one."""
-    backend: OpenAIBackend = reward.backend
+def server_checks(backend: OpenAIBackend) -> Iterator[Check]:
+    """The findings about the server of a judge, one by one."""
     found = backend.found
     version = f" {found.version}" if found.version else ""
     yield Check("server", "ok", f"{found.kind}{version} at {backend.server.url}")
@@ -38,7 +37,10 @@ def server_checks(reward: Any) -> Iterator[Check]:
     (text,) = _ask(backend, [_colours("red", "blue")], _GREEDY)
     wrote = text_of(text)
     if wrote.status != "ok":
-        yield Check("question", "failed", f"{wrote.status}: {wrote.error}", server_line(backend))
+        is_limit = "image" in str(wrote.error)
+        advice = "start the server with as many images as a judge shows, for example" if is_limit else ""
+        command = server_line(backend) if is_limit else ""
+        yield Check("question", "failed", f"{wrote.status}: {wrote.error}", advice, command)
         return
     yield Check("question", "ok", f"two images, answered {wrote.text.strip()[:40]!r}")
     limit = _limit(backend)
@@ -48,6 +50,7 @@ def server_checks(reward: Any) -> Iterator[Check]:
     yield _order(backend, limit.status != "skipped")
     yield _pixels(backend)
     yield from _sampling(backend, limit.status != "skipped")
+    yield _parameters(backend)
 
 
 def server_line(backend: OpenAIBackend) -> str:
@@ -140,7 +143,11 @@ def _sampling(backend: OpenAIBackend, by_probability: bool) -> Iterator[Check]:
     """Greedy answers must not depend on the seed, and log-probabilities not on temperature or penalties."""
     prompt = Prompt((_flat("red"), Fixed("Describe this image in one sentence.")))
     replies = _ask(backend, [prompt], Sampling(max_new_tokens=12, passes=2))
-    texts = [text_of(reply).text for reply in replies]
+    answers = [text_of(reply) for reply in replies]
+    texts = [answer.text for answer in answers]
+    if failed := [answer for answer in answers if answer.status != "ok"]:
+        yield Check("temperature", "warning", f"{failed[0].status}: {failed[0].error}")
+        return
     advice = "temperature 0 is not honoured, or the server's batching moves its answers; average with ?passes"
     found = "two greedy answers " + ("are the same" if texts[0] == texts[1] else f"differ: {texts[0]!r}, {texts[1]!r}")
     yield graded("temperature", texts[0] == texts[1], found, advice, otherwise="warning")
@@ -156,6 +163,21 @@ def _sampling(backend: OpenAIBackend, by_probability: bool) -> Iterator[Check]:
         found = f"temperature 0.3 and penalties move label probabilities by {moved:.2g}"
         says = "they are the model's own" if raw else "the server bends them; neutral parameters go with each request"
         yield Check("penalties", "ok", f"{found}: {says}")
+
+
+def _parameters(backend: OpenAIBackend) -> Check:
+    """What the server refused of the requests until now."""
+    changes = backend.server.describe
+    left_out = changes.get("parameters_left_out", [])
+    replaced = [f"{other} for {name}" for name, other in changes.get("parameters_replaced", {}).items()]
+    if not changes:
+        return Check("parameters", "ok", "all are taken")
+    found = "; ".join(
+        f"{what} {', '.join(names)}" for what, names in (("without", left_out), ("with", replaced)) if names
+    )
+    advice = "the server refuses them: its own defaults count, such as temperature 1 (average answers with ?passes)"
+    good = not {"temperature", "top_p", "top_k"} & set(left_out)
+    return graded("parameters", good, found, advice, otherwise="warning")
 
 
 def _ask(

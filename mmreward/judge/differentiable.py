@@ -6,31 +6,30 @@ the resize, hence a small gap. The bundled judge on 48 edits of the shapes world
 at most for tensors of 256 levels, 0.0007 and 0.005 for tensors between the levels; no pair of one group that is 0.02
 apart changes its order (`python tests/speed/tensor_gap.py`). Images that need no resize differ by rounding alone.
 
-A tensor cannot hold a status. A row that `score` would answer with one, because its instruction is empty or too long or
-its labels hold less than the floor, is NaN here and has no gradient: leave it out with `torch.isfinite`. The domain of
-the model is not looked at.
+The contract is that of all differentiable rewards (`mmreward.reward.Differentiable`, `mmreward.tensors`). A row that is
+NaN by it, or because its instruction is too long or its labels hold less than the floor, has no gradient: leave it out
+with `torch.isfinite`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmreward.domain import ANY
 from mmreward.judge.backends.backend import Backend
 from mmreward.judge.backends.families import GridFamily, Prepared
 from mmreward.judge.backends.patches import patches, resized
 from mmreward.judge.backends.vision import Picture
 from mmreward.judge.way import Way
 from mmreward.judge.ways.expected import BONUS, ExpectedScore
+from mmreward.tensors import score_tensors
 
 __all__ = ["PixelJudge", "obstacle"]
-
-_SLACK = 1e-3
-"""How far rounding may take an image out of [0, 1]."""
 
 
 def obstacle(backend: Backend, way: Way) -> str | None:
@@ -47,32 +46,32 @@ def obstacle(backend: Backend, way: Way) -> str | None:
 
 
 class PixelJudge:
-    """`judge(source, edited, instructions)` with images [B, 3, H, W] in [0, 1] gives `overall` [B] in [0, 1], or NaN.
+    """`judge(source, edited, instructions)` with images [B, 3, H, W] in [0, 1] gives `overall` [B] in [0, 1], or NaN;
+    sources outside of `domain` are rows without a score.
 
     Raises ValueError for a judge without gradients, with the reason.
     """
 
-    def __init__(self, backend: Any, way: Any) -> None:
+    def __init__(self, backend: Any, way: Any, domain: str = ANY) -> None:
         if reason := obstacle(backend, way):
             raise ValueError(f"this judge takes no tensors: {reason}; use score()")
         self.way: ExpectedScore = way
+        self.domain = domain
         self.shared, self.processor = backend.shared, backend.processor.image_processor
         self.labels = backend.label_ids(way.questions.labels)
 
     def __call__(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
-        _check(source, edited, instructions)
-        if not instructions:
-            return source.new_zeros(0)
+        return score_tensors(self._scores, source, edited, instructions, self.domain)
+
+    def _scores(self, source: Tensor, edited: Tensor, instructions: list[str]) -> Tensor:
         pictures: dict[int, Picture] = {}
         prompts = []
         for before, after, text in zip(self._look(source), self._look(edited), instructions, strict=True):
             first, second = Image.new("RGB", (1, 1)), Image.new("RGB", (1, 1))  # they stand for the pictures
             pictures |= {id(first): before, id(second): after}
-            prompts.append(self.way.questions.prompt(text.strip(), first, [second]))
-        told = self.shared.chances(prompts, pictures, self.labels)
-        rows = [self._overall(one if text.strip() else None) for one, text in zip(told, instructions, strict=True)]
-        nothing = source.new_tensor(torch.nan)
-        return torch.stack([nothing if row is None else row.to(nothing) for row in rows])
+            prompts.append(self.way.questions.prompt(text, first, [second]))
+        rows = [self._overall(row) for row in self.shared.chances(prompts, pictures, self.labels)]
+        return torch.stack(rows)
 
     def _look(self, images: Tensor) -> list[Picture]:
         cut, rows, columns = patches(resized(images, self.processor), self.processor)
@@ -85,10 +84,12 @@ class PixelJudge:
         looked: list[Picture] = self.shared.vision.features(prepared)
         return looked
 
-    def _overall(self, chances: Tensor | None) -> Tensor | None:
-        """`overall` from label probabilities [dimensions, labels] of one edit."""
+    def _overall(self, chances: Tensor | None) -> Tensor:
+        """`overall` from label probabilities [dimensions, labels] of one edit, NaN where they hold too little (None:
+        the prompt does not fit).
+        """
         if chances is None or not bool((chances.sum(-1) >= self.way.floor).all()):  # also for NaN
-            return None
+            return torch.tensor(torch.nan, device=self.shared.language.device)
         levels = torch.arange(chances.shape[-1], device=chances.device, dtype=chances.dtype)
         means = (chances * levels).sum(-1) / chances.sum(-1) / levels[-1]
         found = dict(zip(self.way.dims, means.unbind(), strict=True))
@@ -97,22 +98,3 @@ class PixelJudge:
             if name in found:
                 overall = overall * (1 - share + share * found[name])
         return overall
-
-
-def _check(source: Tensor, edited: Tensor, instructions: Iterable[str]) -> None:
-    """Raises ValueError for tensors that are no images, or not as many as instructions."""
-    count = len(list(instructions))
-    for name, images in (("source", source), ("edited", edited)):
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"{name} must be floating-point images [B, 3, H, W] in [0, 1], got {images.dtype} of shape "
-                f"{list(images.shape)}"
-            )
-        if len(images) != count:
-            raise ValueError(f"{name} holds {len(images)} images for {count} instructions; give one each")
-        least, most = images.detach().aminmax() if images.numel() else (0.0, 1.0)
-        if least < -_SLACK or most > 1 + _SLACK:
-            raise ValueError(
-                f"{name} must lie in [0, 1], it goes from {float(least):.3g} to {float(most):.3g}; clamp it, or bring "
-                "it there from [-1, 1] by (x + 1) / 2"
-            )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from mmreward.score import Failure, Status
 
-from mmreward.score import Status
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["Answer", "LabelIds", "answers", "failed", "find_labels"]
+__all__ = ["Answer", "LabelIds", "answers", "failed", "failed_by", "find_labels"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,18 @@ class LabelIds:
         """Probabilities [N, labels] from logits [N, vocabulary], by a softmax over the full vocabulary in float32 or
         better.
         """
+        import torch
+
         whole = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         return torch.stack([whole[:, list(ids)].sum(-1) for ids in self.ids], -1)
 
 
 def failed(status: Status, error: str) -> Answer:
     return Answer(status=status, error=error)
+
+
+def failed_by(failure: Failure) -> Answer:
+    return Answer(status=failure.status, error=failure.error)
 
 
 def answers(probabilities: Tensor) -> list[Answer]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-__all__ = ["take_choice", "take_number", "take_whole"]
+__all__ = ["DTYPE_NAMES", "take_choice", "take_number", "take_whole"]
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+"""Values of the option `dtype` of every model; names of torch's, which need not be imported to check them."""
 
 
 def take_whole(options: dict[str, str], name: str, default: int, least: int = 1) -> int:

@@ -8,13 +8,20 @@ direction and progress of the image delta along the text delta, similarity of th
 alignment and direction with equal weights, and max(cos, 0) for the image similarities; progress and gain, whose scale
 depends on the model, weigh nothing there. Such numbers rank edits and mean little by themselves.
 
-    instruction_following = weighted mean of the mapped alignment, direction and progress (those that are defined),
-                            or of instruction (alignment with it) and gain
+    instruction_following = mapped `change` x weighted mean of the mapped alignment, direction and progress (those that
+                            are defined), or of instruction (alignment with it) and gain
     preservation          = mapped `kept` with captions, else mapped `image`
     overall               = instruction_following x (0.6 + 0.4 preservation)
 
+**Nothing for nothing.** `change` is how far the embedding of the image moved, and its map goes from 0 for the same
+image to 1 for a cosine of 0.998 or less to the source. So an untouched copy has followed nothing, and one grey level
+here and there is worth next to nothing more (the other numbers give it a share of what they say; the direction of such
+a move is noise). Where the captions of source and target are the same, nothing was asked for and `change` counts for
+nothing.
+
 Quality is not measured. Images are resized and cropped as the model wants them, text beyond its context is cut;
-provenance says both.
+provenance says both. `tensor` does the same with tensors and takes no captions: for images that need no resize it is
+`score` up to rounding (1e-4), else as near as two bicubic filters are, one of bytes and one of numbers.
 """
 
 from __future__ import annotations
@@ -26,12 +33,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmreward.domain import ANY, DOMAINS, check
-from mmreward.edit import Edit, ImageError
+from mmreward.domain import ANY, DOMAINS
+from mmreward.edit import Edit
 from mmreward.monotone import MonotoneMap
-from mmreward.reward import Reward, unknown
+from mmreward.reward import unknown
+from mmreward.rewards.base import Pointwise, outside
 from mmreward.rewards.clip_cosines import Cosines, cosines
-from mmreward.score import Score
+from mmreward.score import Failure, Score
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,8 +55,11 @@ DEFAULT_MAPS = {
     "gain": MonotoneMap((0.0, 0.4), (0.0, 1.0)),
     "image": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
     "kept": MonotoneMap((0.0, 1.0), (0.0, 1.0)),
+    "change": MonotoneMap((0.0, 0.002), (0.0, 1.0)),
 }
-"""For models without maps of their own. "instruction" is alignment with the instruction instead of a caption."""
+"""For models without maps of their own. "instruction" is alignment with the instruction instead of a caption. "change"
+is short on purpose: edits of a small thing move an embedding little, an invisible change moves it a thousandth of
+this (`clip:tiny`: 1e-5 at most)."""
 
 DEFAULT_WEIGHTS = {"alignment": 1.0, "direction": 1.0, "progress": 0.0, "instruction": 1.0, "gain": 0.0}
 """What each mapped number weighs in instruction following."""
@@ -87,11 +98,10 @@ def _device(asked: str | None) -> str:
         raise ValueError(f"option device of 'clip': {asked!r} cannot be used ({error})") from None
 
 
-class ClipReward(Reward):
+class ClipReward(Pointwise):
     """`overall` is instruction following x (0.6 + 0.4 preservation), both from cosines of embeddings; see the module.
 
-    `raw` holds the numbers before the maps, by the names of `clip_cosines`, and `no_edit` (1.0) for an edit that
-    changed nothing.
+    `raw` holds the numbers before the maps, by the names of `clip_cosines`.
     """
 
     dims = ("instruction_following", "preservation")
@@ -103,7 +113,7 @@ class ClipReward(Reward):
         self.model, self.batch = model, batch
         self.name = f"clip:{model.name}"
         known_for = str(model.about.get("domain", ANY))
-        self._domain = domain or known_for
+        self.domain = domain or known_for
         given = model.about.get("maps", {})
         if extra := set(given) - set(DEFAULT_MAPS):
             raise unknown(f"map of {model.name}", extra.pop(), DEFAULT_MAPS)
@@ -123,24 +133,30 @@ class ClipReward(Reward):
             "dtype": "float32",
             "preprocessing": f"{settings['resize_mode']} {settings['size']} {settings['interpolation']}",
             "maps": "fitted" if given else "default",
-            "domain": "ignored" if domain == ANY != known_for else self._domain,
+            "domain": "ignored" if domain == ANY != known_for else self.domain,
         }
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [
-            score for start in range(0, len(edits), self.batch) for score in self._chunk(edits[start:][: self.batch])
-        ]
-
     def tensor(self, source: Tensor, edited: Tensor, instructions: Sequence[str]) -> Tensor:
-        """`overall` as a differentiable function of images [B, 3, H, W] in [0, 1], without captions: [B] in [0, 1]."""
-        text = self.embed_texts(list(instructions))
+        """`overall` as a differentiable function of images, without captions; see `mmreward.reward.Differentiable`."""
+        from mmreward.tensors import score_tensors
+
+        return score_tensors(self._overall_of, source, edited, instructions, self.domain)
+
+    def _overall_of(self, source: Tensor, edited: Tensor, instructions: list[str]) -> Tensor:
+        text = self.embed_texts([instruction.strip() for instruction in instructions])
         before, after = (self._embed_pixels(self._fit(images)) for images in (source, edited))
-        agree, gain = (after * text).sum(-1), ((after - before) * text).sum(-1)
-        following = self._mean(
-            {name: self.maps[name].tensor(x) for name, x in (("instruction", agree), ("gain", gain))}
-        )
-        preservation = self.maps["image"].tensor((before * after).sum(-1))
-        return following * (0.6 + 0.4 * preservation)
+        moved = after - before
+        mapped = {
+            name: self.maps[name].tensor(value)
+            for name, value in (
+                ("instruction", (after * text).sum(-1)),
+                ("gain", (moved * text).sum(-1)),
+                ("image", (before * after).sum(-1)),
+                ("change", moved.square().sum(-1) / 2),
+            )
+        }
+        following = mapped["change"] * self._mean({name: mapped[name] for name in ("instruction", "gain")})
+        return following * (0.6 + 0.4 * mapped["image"])
 
     def _mean(self, parts: dict[str, Any]) -> Any:
         """The weighted mean of the parts of instruction following; all alike where none of them has a weight."""
@@ -149,35 +165,19 @@ class ClipReward(Reward):
             weights = dict.fromkeys(parts, 1.0)
         return sum(weights[name] * part for name, part in parts.items()) / sum(weights.values())
 
-    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
-        scores: list[Score | None] = [self._obstacle(edit) for edit in edits]
-        good = [edit for edit, obstacle in zip(edits, scores, strict=True) if obstacle is None]
-        if good:
-            fresh = iter(self._measure(good))
-            scores = [next(fresh) if score is None else score for score in scores]
-        return [score for score in scores if score is not None]
-
-    def _obstacle(self, edit: Edit) -> Score | None:
-        """The failed score of an edit that cannot be measured."""
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where there is a text and the source lies in the model's domain."""
         if not edit.instruction.strip() and not _captioned(edit):
-            return self._failed("not_applicable", "the instruction is empty, and there is no target caption")
-        try:
-            edit.image("source"), edit.image("edited")
-            outside = check(self._domain, edit)
-        except ImageError as error:
-            return self._failed(error.status, error.message)
-        return self._failed("not_applicable", outside) if outside else None
+            return Failure("not_applicable", "the instruction is empty, and there is no target caption")
+        return outside(self.domain, edit)
 
-    def _failed(self, status: Any, error: str) -> Score:
-        return Score.failed(status, error, provenance=self._provenance)
-
-    def _measure(self, edits: Sequence[Edit]) -> list[Score]:
+    def measure(self, edits: Sequence[Edit]) -> list[Score | Failure]:
         images = [image for edit in edits for image in (edit.image("source"), edit.image("edited"))]
         pictures = self.embed_images(images)
         texts = list(dict.fromkeys(text for edit in edits for text in _texts(edit) if text is not None))
         rows = dict(zip(texts, self.embed_texts(texts).cpu(), strict=True))
         too_long = self._too_long(texts)
-        scores = []
+        scores: list[Score | Failure] = []
         for number, edit in enumerate(edits):
             source_caption, text = _texts(edit)
             source_text = None if source_caption is None else rows[source_caption]
@@ -195,14 +195,11 @@ class ClipReward(Reward):
         if not all(math.isfinite(value) for value in values.values()):
             return Score.failed("parse_error", "the model's embeddings are not finite", provenance=provenance)
         parts = {name: self.maps[name](value) for name, value in values.items() if name in self.weights}
-        raw = dict(values)
-        if found.direction_is == "no edit":
-            raw["no_edit"] = 1.0
-            parts |= {name: 0.0 for name in ("direction", "progress", "gain") if name in parts}
-        following = self._mean(parts)
+        asked = found.direction_is != "the captions say the same"
+        following = self._mean(parts) * (self.maps["change"](values["change"]) if asked else 1.0)
         kept = self.maps["kept"](values["kept"]) if "kept" in values else self.maps["image"](values["image"])
         dims = {"instruction_following": following, "preservation": kept}
-        return Score(following * (0.6 + 0.4 * kept), dims, raw=raw, provenance=provenance)
+        return Score(following * (0.6 + 0.4 * kept), dims, raw=values, provenance=provenance)
 
     def _too_long(self, texts: list[str]) -> set[str]:
         """The texts that the model reads only the beginning of: one more token of room changes their tokens."""
@@ -225,40 +222,62 @@ class ClipReward(Reward):
         return torch.cat(parts)[[order[name] for name in names]]
 
     def _embed_pixels(self, pixels: Tensor) -> Tensor:
-        import torch.nn.functional as F
-
-        return F.normalize(self.model.module.encode_image(pixels).float(), dim=-1)
+        return _unit(self.model.module.encode_image(pixels))
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         import torch
-        import torch.nn.functional as F
 
         ids = self.model.tokenize([_plain(text, self._specials) for text in texts]).to(self._device)
         with torch.no_grad():
             parts = [self.model.module.encode_text(part) for part in ids.split(self.batch)]
-        return F.normalize(torch.cat(parts).float(), dim=-1)
+        return _unit(torch.cat(parts))
 
     def _fit(self, images: Tensor) -> Tensor:
-        """Preprocessing of a tensor, differentiable: the model's resize, crop and normalisation."""
+        """Preprocessing of images [B, 3, H, W] in [0, 1], differentiable: what open_clip's `image_transform` does to
+        a PIL image, resize, crop or padding and normalisation (and no rounding to bytes between them).
+        """
         import torch
+        from open_clip.transform import center_crop_or_pad
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as T
 
         settings = self.model.preprocessing
         size = settings["size"]
         height, width = (size, size) if isinstance(size, int) else size
-        mode = InterpolationMode(settings["interpolation"])
-        target = [height, width]
-        if settings["resize_mode"] == "shortest":
-            scale = max(height / images.shape[-2], width / images.shape[-1])
-            target = [max(height, round(images.shape[-2] * scale)), max(width, round(images.shape[-1] * scale))]
-        elif settings["resize_mode"] == "longest":
-            raise ValueError(
-                f"{self.name}: images as tensors with resize mode 'longest' are not supported; use score()"
-            )
-        images = T.center_crop(T.resize(images, target, interpolation=mode, antialias=True), [height, width])
-        mean, std = (torch.tensor(settings[k], device=images.device).view(3, 1, 1) for k in ("mean", "std"))
+        images = images.to(self._device, next(self.model.module.parameters()).dtype)
+        mode = InterpolationMode.BILINEAR if settings["interpolation"] == "bilinear" else InterpolationMode.BICUBIC
+        target = _resized(images.shape[-2:], (height, width), settings["resize_mode"])
+        if tuple(images.shape[-2:]) != target:
+            images = T.resize(images, list(target), interpolation=mode, antialias=True).clamp(0, 1)
+        images = center_crop_or_pad(images, [height, width], fill=settings.get("fill_color", 0) / 255)
+        mean, std = (
+            torch.tensor(settings[name], device=images.device, dtype=images.dtype).view(3, 1, 1)
+            for name in ("mean", "std")
+        )
         return (images - mean) / std
+
+
+def _resized(size: Sequence[int], wanted: tuple[int, int], resize_mode: str) -> tuple[int, int]:
+    """(height, width) of an image of `size` before it is cropped or padded to `wanted`."""
+    height, width = size
+    ratios = height / wanted[0], width / wanted[1]
+    if resize_mode == "squash":
+        return wanted
+    if resize_mode == "longest":
+        return round(height / max(ratios)), round(width / max(ratios))
+    if wanted[0] != wanted[1]:
+        return round(height / min(ratios)), round(width / min(ratios))
+    short, long = min(size), max(size)  # torchvision's Resize of the shorter side rounds the other one down
+    longer = int(wanted[0] * long / short)
+    return (wanted[0], longer) if height <= width else (longer, wanted[0])
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """Embeddings [N, D] at length 1, in float32 (float64 of a model in float64)."""
+    import torch
+    import torch.nn.functional as F
+
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 
 def _texts(edit: Edit) -> tuple[str | None, str]:

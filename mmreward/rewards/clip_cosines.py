@@ -10,13 +10,14 @@ With unit embeddings I0, I1 of the source and the edited image and T0, T1 of the
                  changed beside it (direction and alignment also fall for what nobody asked for)
     gain         cos(I1, T1) - cos(I0, T1), used in place of direction and progress where T1 is the instruction
     image        cos(I0, I1)
+    change       |I1 - I0|^2 / 2 = 1 - cos(I0, I1): how far the image moved at all; exactly 0 for the same embedding
     kept         1 - |r|^2 / 2, r = the part of I1 - I0 at right angles to T1 - T0: the image similarity with the change
                  that was asked for taken out; equal to `image` without captions
 
-**No edit is not 0/0.** Where I1 = I0 (the same pixels, or embeddings that differ by less than rounding), the direction
-is "no edit": nothing moved towards the target, and direction, progress and gain score 0, whatever a map gives there.
-Where the captions are the same, T1 = T0, no direction was asked for: it is undefined whatever the image did, and left
-out.
+**No edit is not 0/0.** Where I1 = I0 the direction is "no edit", and direction and progress are 0: nothing moved. The
+direction of a very small move is that of noise, so a reward must let it fade by `change`, not trust it down to the last
+bit. Where the captions are the same, T1 = T0, no direction was asked for: it is undefined whatever the image did, and
+left out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAME = 1e-5
-"""Embeddings (of length 1) closer than this are the same: float32 rounding stays below, one changed pixel above."""
+"""Embeddings of captions (of length 1) closer than this are the same; float32 rounding stays below."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,20 @@ def cosines(
     """
     moved = edited - source
     length = float(moved.norm())
-    values = {"alignment" if caption else "instruction": float(edited @ text), "image": float(source @ edited)}
+    values = {
+        "alignment" if caption else "instruction": float(edited @ text),
+        "image": float(source @ edited),
+        "change": length**2 / 2,
+    }
     if not caption:
-        return Cosines(values | {"gain": float(moved @ text)}, "no edit" if length <= SAME else "no captions")
+        return Cosines(values | {"gain": float(moved @ text)}, "no captions" if length else "no edit")
     if source_text is None:
         return Cosines(values, "no captions")
     asked = text - source_text
     asked_length = float(asked.norm())
     if asked_length <= SAME:
         return Cosines(values, "the captions say the same")
-    if length <= SAME:
+    if not length:
         return Cosines(values | {"direction": 0.0, "progress": 0.0, "kept": 1.0}, "no edit")
     along = float(moved @ asked) / asked_length
     values["direction"] = max(-1.0, min(1.0, along / length))

@@ -21,21 +21,24 @@ from __future__ import annotations
 __all__ = ["BASES", "FAMILY", "HEADS", "PLACES", "POOLS", "PUBLISHED", "SCALE", "EditRewardReward", "load"]
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from mmreward.edit import Edit, ImageError
-from mmreward.judge.checkpoints.heads import DTYPES, HeadModel, Reading, check_words, words
+from mmreward.edit import Edit
 from mmreward.judge.checkpoints.images import FIXED_AREA, sized, sizes
 from mmreward.judge.checkpoints.texts import Texts, read_texts
-from mmreward.judge.checkpoints.weights import find_weights
-from mmreward.judge.options import take_choice, take_whole
-from mmreward.judge.prompt import Piece
-from mmreward.reward import Reward, unknown
+from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
+from mmreward.reward import unknown
+from mmreward.rewards.base import Pointwise
 from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale
-from mmreward.score import Score, Spread
+from mmreward.score import Failure, Score, Spread
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from mmreward.judge.checkpoints.heads import HeadModel, Reading
 
 FAMILY = ("qwen2_5_vl",)
 HEADS = {"instruction_following": "rm_heads.head_0", "quality": "rm_heads.head_1"}
@@ -57,20 +60,21 @@ SCALE = Scale(0.0, 1.0)
 _OPTIONS = ("base", "batch", "device", "dtype", "pool", "prompt", "revision", "tokens", *SCALE_OPTIONS)
 
 
-def _mean(readings: Sequence[Reading]) -> Reading:
+def _mean(readings: Sequence[Reading]) -> tuple[float, float]:
     count = len(readings)
-    return Reading(sum(one.mu for one in readings) / count, sum(one.log_sigma for one in readings) / count)
+    return sum(one.mu for one in readings) / count, sum(one.log_sigma for one in readings) / count
 
 
-def _min(readings: Sequence[Reading]) -> Reading:
-    return Reading(min(one.mu for one in readings), min(one.log_sigma for one in readings))
+def _min(readings: Sequence[Reading]) -> tuple[float, float]:
+    return min(one.mu for one in readings), min(one.log_sigma for one in readings)
 
 
-def _sum(readings: Sequence[Reading]) -> Reading:
-    return Reading(sum(one.mu for one in readings), math.log(math.hypot(*(one.sigma for one in readings))))
+def _sum(readings: Sequence[Reading]) -> tuple[float, float]:
+    return sum(one.mu for one in readings), math.log(math.hypot(*(one.sigma for one in readings)))
 
 
-POOLS: dict[str, Callable[[Sequence[Reading]], Reading]] = {"mean": _mean, "min": _min, "sum": _sum}
+POOLS: dict[str, Callable[[Sequence[Reading]], tuple[float, float]]] = {"mean": _mean, "min": _min, "sum": _sum}
+"""Readings of the heads to (mu, log sigma)."""
 
 
 def load(model: str = "", **options: str) -> EditRewardReward:
@@ -87,7 +91,7 @@ def load(model: str = "", **options: str) -> EditRewardReward:
         )
     scale = take_scale(options, SCALE)
     batch, tokens = take_whole(options, "batch", 32), take_whole(options, "tokens", 8192)
-    dtype = take_choice(options, "dtype", "", ("", *DTYPES)) or None
+    dtype = take_choice(options, "dtype", "", ("", *DTYPE_NAMES)) or None
     pool = take_choice(options, "pool", "mean", POOLS)
     base, prompt = options.pop("base", BASES.get(model, "")), options.pop("prompt", "")
     device, revision = options.pop("device", None), options.pop("revision", None)
@@ -101,6 +105,9 @@ def load(model: str = "", **options: str) -> EditRewardReward:
             "?prompt=EditReward/EditReward/dataset (two files are read there, nothing is run)"
         )
     texts = read_texts(prompt, PLACES, PUBLISHED)
+    from mmreward.judge.checkpoints.heads import HeadModel, check_words
+    from mmreward.judge.checkpoints.weights import find_weights
+
     check_words(texts.values[:2], texts.values[2])
     head = HeadModel.load(
         find_weights(model, revision),
@@ -114,7 +121,14 @@ def load(model: str = "", **options: str) -> EditRewardReward:
     return EditRewardReward(head, texts, name=model, pool=pool, scale=scale, batch=batch)
 
 
-class EditRewardReward(Reward):
+@dataclass(frozen=True)
+class _Row:
+    images: tuple[Image.Image, Image.Image]
+    instruction: str
+    sizes: Mapping[str, Any]
+
+
+class EditRewardReward(Pointwise):
     """`overall` is the pooled mu through a logistic map, each dimension its own head's mu through the same map.
 
     `raw` has `mu` and `sigma`, pooled and for each dimension; `spread` is the pooled sigma's ("head").
@@ -135,7 +149,7 @@ class EditRewardReward(Reward):
         self.model, self.texts, self.scale, self.batch = model, texts, scale, batch
         self.pool = POOLS[pool]
         self.name = f"editreward:{name}" if texts.published else f"own prompt on the weights of editreward:{name}"
-        self._provenance: dict[str, Any] = {
+        self._provenance = {
             "reward": self.name,
             **model.describe,
             "question": texts.about,
@@ -145,35 +159,28 @@ class EditRewardReward(Reward):
             **scale.about,
         }
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [one for start in range(0, len(edits), self.batch) for one in self._chunk(edits[start:][: self.batch])]
+    def prepare(self, edit: Edit) -> _Row:
+        images = sized(edit, "source"), sized(edit, "edited")
+        return _Row(images, edit.instruction, sizes(edit, "source", "edited"))
 
-    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
-        scores: dict[int, Score] = {}
-        images: dict[int, tuple[Piece, ...]] = {}
-        for index, edit in enumerate(edits):
-            try:
-                if not edit.instruction.strip():
-                    raise ImageError("the instruction is empty", "not_applicable")
-                images[index] = (sized(edit, "source"), sized(edit, "edited"))
-            except ImageError as error:
-                scores[index] = Score.failed(error.status, error.message, provenance=self._provenance)
+    def measure(self, rows: Sequence[_Row]) -> list[Score | Failure]:
+        from mmreward.judge.checkpoints.heads import words
+
         pictures: dict[bytes, Tensor] = {}
         *templates, ending = self.texts.values
-        read = []
+        by_head = []
         for head, template in zip(HEADS.values(), templates, strict=True):
-            rows = [(*two, *words(template, ending, edits[i].instruction.strip())) for i, two in images.items()]
-            read.append(self.model.read(head, rows, pictures))
-        for index, *readings in zip(images, *read, strict=True):
-            scores[index] = self._score(readings, edits[index])
-        return [scores[index] for index in range(len(edits))]
+            pieces = [(*row.images, *words(template, ending, row.instruction)) for row in rows]
+            by_head.append(self.model.read(head, pieces, pictures))
+        return [self._score(readings, row) for readings, row in zip(zip(*by_head, strict=True), rows, strict=True)]
 
-    def _score(self, readings: Sequence[Reading], edit: Edit) -> Score:
-        provenance = self._provenance | {"sizes": sizes(edit, "source", "edited")}
+    def _score(self, readings: Sequence[Reading], row: _Row) -> Score | Failure:
+        from mmreward.judge.checkpoints.heads import Reading
+
         for dimension, one in zip(HEADS, readings, strict=True):
             if one.status != "ok":
-                return Score.failed(one.status, f"{dimension}: {one.error}", provenance=provenance)
-        pooled = self.pool(readings)
+                return Failure(one.status, f"{dimension}: {one.error}")
+        pooled = Reading(*self.pool(readings))
         raw = {"mu": pooled.mu, "sigma": pooled.sigma}
         for dimension, one in zip(HEADS, readings, strict=True):
             raw |= {f"{dimension}_mu": one.mu, f"{dimension}_sigma": one.sigma}
@@ -182,5 +189,5 @@ class EditRewardReward(Reward):
             {dimension: self.scale(one.mu) for dimension, one in zip(HEADS, readings, strict=True)},
             spread=Spread("head", self.scale.spread(pooled.mu, pooled.sigma)),
             raw=raw,
-            provenance=provenance,
+            provenance={"sizes": row.sizes},
         )

@@ -17,19 +17,22 @@ from __future__ import annotations
 
 __all__ = ["FAMILY", "HEADS", "PLACES", "PUBLISHED", "SCALE", "Hpsv3Reward", "load"]
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mmreward.edit import Edit, ImageError
-from mmreward.judge.checkpoints.heads import DTYPES, HeadModel, Reading, check_words, words
+from mmreward.edit import Edit
 from mmreward.judge.checkpoints.images import FIXED_AREA, sized, sizes
 from mmreward.judge.checkpoints.texts import Texts, package_folder, read_texts
-from mmreward.judge.checkpoints.weights import find_weights
-from mmreward.judge.options import take_choice, take_whole
+from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
 from mmreward.judge.prompt import Piece
-from mmreward.reward import Reward, unknown
-from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of
-from mmreward.score import Score, Spread, Status
+from mmreward.reward import unknown
+from mmreward.rewards.base import Pointwise
+from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of, without_text
+from mmreward.score import Failure, Score, Spread
+
+if TYPE_CHECKING:
+    from mmreward.judge.checkpoints.heads import HeadModel, Reading
 
 FAMILY = ("qwen2_vl",)
 HEADS = ("rm_head",)
@@ -54,30 +57,40 @@ def load(model: str = "", **options: str) -> Hpsv3Reward:
         raise ValueError("the reward 'hpsv3' needs weights, such as 'hpsv3:MizzenAI/HPSv3'")
     scale = take_scale(options, SCALE)
     batch, tokens = take_whole(options, "batch", 32), take_whole(options, "tokens", 8192)
-    dtype = take_choice(options, "dtype", "", ("", *DTYPES)) or None
+    dtype = take_choice(options, "dtype", "", ("", *DTYPE_NAMES)) or None
     base, prompt = options.pop("base", _BASE), options.pop("prompt", None)
     device, revision = options.pop("device", None), options.pop("revision", None)
     for option in options:
         raise unknown("option of 'hpsv3'", option, _OPTIONS)
     texts = read_texts(prompt or package_folder("hpsv3", "HPSv3"), PLACES, PUBLISHED)
+    from mmreward.judge.checkpoints.heads import HeadModel, check_words
+    from mmreward.judge.checkpoints.weights import find_weights
+
     check_words(texts.values[:1], texts.values[1])
     weights = find_weights(model, revision)
     head = HeadModel.load(weights, base, HEADS, family=FAMILY, device=device, dtype=dtype, tokens=tokens)
     return Hpsv3Reward(head, texts, name=model, scale=scale, batch=batch)
 
 
-class Hpsv3Reward(Reward):
+@dataclass(frozen=True)
+class _Row:
+    pieces: tuple[Piece, ...]
+    sizes: Mapping[str, Any]
+
+
+class Hpsv3Reward(Pointwise):
     """`overall` is mu through a logistic map. `raw` has `mu` and `sigma`, `spread` is sigma's ("head").
 
     One dimension, `preference`: the picture and its agreement with the text in one number.
     """
 
     dims = ("preference",)
+    needs = ("edited",)
 
     def __init__(self, model: HeadModel, texts: Texts, *, name: str, scale: Scale = SCALE, batch: int = 32) -> None:
         self.model, self.texts, self.scale, self.batch = model, texts, scale, batch
         self.name = f"hpsv3:{name}" if texts.published else f"own prompt on the weights of hpsv3:{name}"
-        self._provenance: dict[str, Any] = {
+        self._provenance = {
             "reward": self.name,
             **model.describe,
             "question": texts.about,
@@ -86,39 +99,32 @@ class Hpsv3Reward(Reward):
             **scale.about,
         }
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [one for start in range(0, len(edits), self.batch) for one in self._chunk(edits[start:][: self.batch])]
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where there is a text."""
+        return without_text(edit)
 
-    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
-        scores: dict[int, Score] = {}
-        rows: dict[int, tuple[Piece, ...]] = {}
-        for index, edit in enumerate(edits):
-            try:
-                rows[index] = self._row(edit)
-            except ImageError as error:
-                scores[index] = self._failed(error.status, error.message, edit)
-        for index, reading in zip(rows, self.model.read(HEADS[0], list(rows.values())), strict=True):
-            scores[index] = self._score(reading, edits[index])
-        return [scores[index] for index in range(len(edits))]
+    def about(self, edit: Edit) -> dict[str, Any]:
+        return {"text": text_of(edit)[1]}
 
-    def _row(self, edit: Edit) -> tuple[Piece, ...]:
-        text, _ = text_of(edit)
-        if not text:
-            raise ImageError("there is neither a target caption nor an instruction", "not_applicable")
+    def prepare(self, edit: Edit) -> _Row:
+        from mmreward.judge.checkpoints.heads import words
+
         template, ending = self.texts.values
-        return (sized(edit, "edited"), *words(template, ending, text))
+        pieces = (sized(edit, "edited"), *words(template, ending, text_of(edit)[0]))
+        return _Row(pieces, sizes(edit, "edited"))
 
-    def _score(self, reading: Reading, edit: Edit) -> Score:
+    def measure(self, rows: Sequence[_Row]) -> list[Score | Failure]:
+        readings = self.model.read(HEADS[0], [row.pieces for row in rows])
+        return [self._score(reading, row) for reading, row in zip(readings, rows, strict=True)]
+
+    def _score(self, reading: Reading, row: _Row) -> Score | Failure:
         if reading.status != "ok":
-            return self._failed(reading.status, str(reading.error), edit)
+            return Failure(reading.status, str(reading.error))
         overall = self.scale(reading.mu)
         return Score(
             overall,
             {"preference": overall},
             spread=Spread("head", self.scale.spread(reading.mu, reading.sigma)),
             raw={"mu": reading.mu, "sigma": reading.sigma},
-            provenance=self._provenance | {"text": text_of(edit)[1], "sizes": sizes(edit, "edited")},
+            provenance={"sizes": row.sizes},
         )
-
-    def _failed(self, status: Status, error: str, edit: Edit) -> Score:
-        return Score.failed(status, error, provenance=self._provenance | {"text": text_of(edit)[1]})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 __all__ = ["load"]
 
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
 
@@ -26,7 +26,9 @@ def load(model: str = "", **options: str) -> JudgeReward:
     with the key); `pixels` (larger images are made smaller before they are sent), `files` (a folder that the server
     reads too: images are sent as file:// through it), `uuids` (yes: images are named for vLLM's caches); `top`
     (alternatives of a token that are asked for, default 20), `label_ids` (no: vLLM is not asked for the labels' tokens
-    by their ids), `thinking` (yes or no, for chat templates that know enable_thinking).
+    by their ids), `thinking` (yes or no, for chat templates that know enable_thinking); `leave_out` (parameters that
+    are not sent, such as temperature,seed: those that the server refuses by name are left out without it too; instead
+    of max_tokens max_completion_tokens is sent, instead of json_schema json_object).
     """
     if not model.partition("#")[0]:
         raise ValueError("the reward 'openai' needs a server, such as 'openai:http://127.0.0.1:8000/v1#MODEL'")
@@ -39,4 +41,4 @@ def load(model: str = "", **options: str) -> JudgeReward:
             raise unknown("option of 'openai'", option, known)
     way = load_way(way_name, options)
     backend = open_server(model, options)
-    return JudgeReward(backend, way, name=f"openai:{backend.server.url}#{backend.model}", model=backend.model)
+    return judge_reward(backend, way, name=f"openai:{backend.server.url}#{backend.model}", model=backend.model)

@@ -23,18 +23,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.functional import normalize
-
-from mmreward.edit import Edit, ImageError
+from mmreward.edit import Edit
+from mmreward.hub import hub_folder
 from mmreward.judge.checkpoints.weights import complain, find_weights
-from mmreward.judge.options import take_choice, take_whole
-from mmreward.reward import Reward, unknown
-from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of
-from mmreward.score import Score, Status
+from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
+from mmreward.reward import unknown
+from mmreward.rewards.base import Pointwise
+from mmreward.rewards.preference import SCALE_OPTIONS, Scale, take_scale, text_of, without_text
+from mmreward.score import Failure, Score
 
 _PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SCALE = Scale(21.0, 1.0)
 _OPTIONS = ("batch", "device", "dtype", "processor", "revision", *SCALE_OPTIONS)
 
@@ -49,13 +47,15 @@ def load(model: str = "", **options: str) -> PickScoreReward:
     if not model:
         raise ValueError("the reward 'pickscore' needs a model, such as 'pickscore:yuvalkirstain/PickScore_v1'")
     scale, batch = take_scale(options, SCALE), take_whole(options, "batch", 32)
-    dtype = take_choice(options, "dtype", "float32", _DTYPES)
+    dtype = take_choice(options, "dtype", "float32", DTYPE_NAMES)
     own = Path(model).expanduser()
     processor = options.pop("processor", model if (own / "preprocessor_config.json").is_file() else _PROCESSOR)
     device, revision = options.pop("device", None), options.pop("revision", None)
     for option in options:
         raise unknown("option of 'pickscore'", option, _OPTIONS)
-    module, digest = _open(model, revision, _DTYPES[dtype])
+    module, digest = _open(model, revision, dtype)
+    import torch
+
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module = module.to(place)
@@ -64,11 +64,11 @@ def load(model: str = "", **options: str) -> PickScoreReward:
     return PickScoreReward(module, _processor(processor), name=model, revision=digest, scale=scale, batch=batch)
 
 
-def _open(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, str]:
+def _open(model: str, revision: str | None, dtype: str) -> tuple[Any, str]:
     """The CLIP model with all of its weights and nothing else, and their digest."""
+    weights = find_weights(model, revision)
     from transformers import CLIPConfig, CLIPModel
 
-    weights = find_weights(model, revision)
     config = weights.files[0].parent / "config.json"
     if not config.is_file():
         raise ValueError(f"{config.parent} holds no config.json of a CLIPModel")
@@ -92,20 +92,24 @@ def _open(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, st
 def _processor(name: str) -> Any:
     from transformers import CLIPProcessor
 
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = hub_folder(name, patterns=["*.json", "*.txt"])
     try:
-        return CLIPProcessor.from_pretrained(name, local_files_only=Path(name).expanduser().is_dir())
-    except Exception as error:  # whatever a broken or absent folder makes transformers raise
+        return CLIPProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a broken or foreign folder makes transformers raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the processor {name!r} cannot be opened: {first}; name one with ?processor=") from None
 
 
-class PickScoreReward(Reward):
+class PickScoreReward(Pointwise):
     """`overall` is the raw score through a logistic map. `raw` has `pickscore` and the `cosine`.
 
     One dimension, `preference`: the picture and its agreement with the text in one number.
     """
 
     dims = ("preference",)
+    needs = ("edited",)
 
     def __init__(
         self,
@@ -121,7 +125,7 @@ class PickScoreReward(Reward):
         self.name = f"pickscore:{name}"
         self._longest = int(module.config.text_config.max_position_embeddings)
         self._factor = float(module.logit_scale.detach().float().exp())
-        self._provenance: dict[str, Any] = {
+        self._provenance = {
             "reward": self.name,
             "revision": revision,
             "backend": "transformers",
@@ -130,29 +134,24 @@ class PickScoreReward(Reward):
             **scale.about,
         }
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [one for start in range(0, len(edits), self.batch) for one in self._chunk(edits[start:][: self.batch])]
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where there is a text."""
+        return without_text(edit)
 
-    def _chunk(self, edits: Sequence[Edit]) -> list[Score]:
-        scores: dict[int, Score] = {}
-        good = {}
-        for index, edit in enumerate(edits):
-            try:
-                if not text_of(edit)[0]:
-                    raise ImageError("there is neither a target caption nor an instruction", "not_applicable")
-                good[index] = edit.image("edited")
-            except ImageError as error:
-                scores[index] = self._failed(error.status, error.message, edit)
-        if good:
-            texts = [text_of(edits[index])[0] for index in good]
-            cosines, cut = self._cosines(texts, list(good.values()))
-            for index, cosine, short in zip(good, cosines, cut, strict=True):
-                scores[index] = self._score(edits[index], cosine, short)
-        return [scores[index] for index in range(len(edits))]
+    def about(self, edit: Edit) -> dict[str, Any]:
+        return {"text": text_of(edit)[1]}
 
-    @torch.inference_mode()
+    def measure(self, edits: Sequence[Edit]) -> list[Score | Failure]:
+        import torch
+
+        with torch.inference_mode():
+            cosines, cut = self._cosines([text_of(edit)[0] for edit in edits], [edit.image("edited") for edit in edits])
+        return [self._score(cosine, short) for cosine, short in zip(cosines, cut, strict=True)]
+
     def _cosines(self, texts: list[str], images: list[Any]) -> tuple[list[float], list[bool]]:
         """Cosine of each text and image, and whether the text was cut."""
+        from torch.nn.functional import normalize
+
         tokenizer, device = self.processor.tokenizer, self.module.device
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # half a surrogate pair
         plain = tokenizer(texts, split_special_tokens=True, truncation=False)["input_ids"]
@@ -164,15 +163,10 @@ class PickScoreReward(Reward):
         image = self.module.get_image_features(pixels.to(device, self.module.dtype)).pooler_output
         return (normalize(text.float(), dim=-1) * normalize(image.float(), dim=-1)).sum(-1).tolist(), cut
 
-    def _score(self, edit: Edit, cosine: float, cut: bool) -> Score:
+    def _score(self, cosine: float, cut: bool) -> Score | Failure:
         if not math.isfinite(cosine):
-            return self._failed("parse_error", "the model's embeddings are not finite (NaN or infinity)", edit)
+            return Failure("parse_error", "the model's embeddings are not finite (NaN or infinity)")
         raw = self._factor * cosine
-        provenance = self._provenance | {"text": text_of(edit)[1]}
-        if cut:
-            provenance["text_cut"] = f"only the first {self._longest} tokens were read"
+        provenance = {"text_cut": f"only the first {self._longest} tokens were read"} if cut else {}
         overall = self.scale(raw)
         return Score(overall, {"preference": overall}, raw={"pickscore": raw, "cosine": cosine}, provenance=provenance)
-
-    def _failed(self, status: Status, error: str, edit: Edit) -> Score:
-        return Score.failed(status, error, provenance=self._provenance | {"text": text_of(edit)[1]})

@@ -4,7 +4,8 @@
 reward beside one that reads the instruction.
 
 All images are RGB in [0, 1]; an edited image of another size is resized to the source when the aspect ratios agree
-within 2 % (provenance says so), and is `not_applicable` otherwise.
+within 2 % (provenance says so), and is `not_applicable` otherwise. Images of more than 2,097,152 pixels are compared at
+a smaller size, also for quality (`mmreward.rewards.align`; provenance says from which).
 
 **Preservation**: d(p) = root mean square over the three channels of the difference between source and edit at pixel p,
 both averaged over 3x3 pixels so that resampling and JPEG noise count little;
@@ -42,9 +43,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmreward.edit import Edit, ImageError, fit
-from mmreward.reward import Reward, unknown
-from mmreward.score import Score
+from mmreward.edit import Edit
+from mmreward.reward import unknown
+from mmreward.rewards.align import align
+from mmreward.rewards.base import Pointwise
+from mmreward.score import Failure, Score
 
 Array = NDArray[Any]
 
@@ -65,59 +68,39 @@ def load(model: str = "", **options: str) -> "PixelReward":
     return PixelReward()
 
 
-class PixelReward(Reward):
+class PixelReward(Pointwise):
     """`overall` is the geometric mean of preservation and quality. See the module for the formulas."""
 
     name = "pixels"
     dims = ("preservation", "quality")
+    _provenance = {"reward": name, "version": 1}
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [self._score(edit) for edit in edits]
+    def measure(self, edits: Sequence[Edit]) -> list[Score | Failure]:
+        return [_measure(edit) for edit in edits]
 
-    def _score(self, edit: Edit) -> Score:
-        provenance: dict[str, Any] = {"reward": self.name, "version": 1}
-        if not edit.instruction.strip():
-            return Score.failed("not_applicable", "the instruction is empty", provenance=provenance)
-        try:
-            return self._measure(edit, provenance)
-        except ImageError as error:
-            return Score.failed(error.status, error.message, provenance=provenance)
 
-    def _measure(self, edit: Edit, provenance: dict[str, Any]) -> Score:
-        images = {"source": edit.image("source"), "edited": edit.image("edited")}
-        images |= {name: edit.image(name) for name in ("mask", "target") if edit.has(name)}
-        size = images["source"].size
-        for name, image in images.items():
-            fitted = fit(image, size)
-            if fitted is None:
-                raise ImageError(
-                    f"{name} image is {_by(image.size)} and the source {_by(size)}: their aspect ratios differ by more "
-                    "than 2 %, so their pixels cannot be compared; crop or pad one of them",
-                    "not_applicable",
-                )
-            if fitted is not image:
-                provenance.setdefault("resized", {})[name] = f"{_by(image.size)} to {_by(size)}"
-            images[name] = fitted
-        arrays = {name: np.asarray(image, np.float32) / 255 for name, image in images.items()}
-        source, edited = arrays["source"], arrays["edited"]
+def _measure(edit: Edit) -> Score:
+    aligned = align(edit, ("source", "edited", "mask", "target"))
+    arrays = {name: np.asarray(image, np.float32) / 255 for name, image in aligned.images.items()}
+    source, edited = arrays["source"], arrays["edited"]
+    region, outside = _outside(source, arrays.get("mask"), arrays.get("target"))
+    difference = _difference(source, edited)
+    share = float(outside.mean())
+    raw = {"difference": float(difference.mean()), "outside_share": share}
+    dims = {}
+    if share >= _LEAST_OUTSIDE:
+        raw["difference_outside"] = float(difference[outside].mean())
+        dims["preservation"] = float(np.exp(-np.square(difference[outside] / _COLOUR_SCALE)).mean(dtype=np.float64))
 
-        provenance["region"], outside = _outside(source, arrays.get("mask"), arrays.get("target"))
-        difference = _difference(source, edited)
-        share = float(outside.mean())
-        raw = {"difference": float(difference.mean()), "outside_share": share}
-        dims = {}
-        if share >= _LEAST_OUTSIDE:
-            raw["difference_outside"] = float(difference[outside].mean())
-            dims["preservation"] = float(np.exp(-np.square(difference[outside] / _COLOUR_SCALE)).mean(dtype=np.float64))
-
-        before, after = _defects(_luma(source)), _defects(_luma(edited))
-        penalty = 0.0
-        for name, (ignored, scale) in _DEFECTS.items():
-            raw[f"{name}_source"], raw[name] = before[name], after[name]
-            penalty += max(0.0, after[name] - before[name] - ignored) / scale
-        dims["quality"] = math.exp(-penalty)
-        dims = {name: min(1.0, value) for name, value in dims.items()}
-        return Score(math.prod(dims.values()) ** (1 / len(dims)), dims, raw=raw, provenance=provenance)
+    before, after = _defects(_luma(source)), _defects(_luma(edited))
+    penalty = 0.0
+    for name, (ignored, scale) in _DEFECTS.items():
+        raw[f"{name}_source"], raw[name] = before[name], after[name]
+        penalty += max(0.0, after[name] - before[name] - ignored) / scale
+    dims["quality"] = math.exp(-penalty)
+    dims = {name: min(1.0, value) for name, value in dims.items()}
+    provenance = {"region": region, **aligned.about}
+    return Score(math.prod(dims.values()) ** (1 / len(dims)), dims, raw=raw, provenance=provenance)
 
 
 def _outside(source: Array, mask: Array | None, target: Array | None) -> tuple[str, NDArray[np.bool_]]:
@@ -183,7 +166,3 @@ def _box(values: Array, width: int, axis: int) -> Array:
     count = values.shape[axis]
     high, low = np.arange(width, width + count), np.arange(count)
     return ((sums.take(high, axis) - sums.take(low, axis)) / width).astype(np.float32)
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -11,7 +11,7 @@ With scale 1 that is the probability, under Bradley and Terry's model, of being 
 
 from __future__ import annotations
 
-__all__ = ["SCALE_OPTIONS", "Scale", "take_scale", "text_of"]
+__all__ = ["SCALE_OPTIONS", "Scale", "take_scale", "text_of", "without_text"]
 
 import math
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 from mmreward.edit import Edit
 from mmreward.judge.options import take_number
+from mmreward.score import Failure
 
 SCALE_OPTIONS = ("centre", "scale")
 
@@ -54,9 +55,18 @@ def take_scale(options: dict[str, str], default: Scale) -> Scale:
 
 
 def text_of(edit: Edit) -> tuple[str, str]:
-    """The text that an image should agree with, and what it is: the target caption, else the instruction.
+    """The text that an image should agree with, and what it is: the target caption, else the instruction, as given
+    (blanks at its ends change the numbers, and published models were fed with them).
 
     Models of text-to-image preference read a description of the image; an instruction is the best there is without one.
     """
-    caption = (edit.target_caption or "").strip()
-    return (caption, "target caption") if caption else (edit.instruction.strip(), "instruction")
+    if (edit.target_caption or "").strip():
+        return str(edit.target_caption), "target caption"
+    return edit.instruction, "instruction"
+
+
+def without_text(edit: Edit) -> Failure | None:
+    """Why there is nothing for `text_of` to give, None where there is."""
+    if text_of(edit)[0].strip():
+        return None
+    return Failure("not_applicable", "there is neither a target caption nor an instruction")

@@ -5,7 +5,8 @@
 d is the mean over pixels of the root mean square over channels. An untouched copy has progress 0 by definition, the
 target itself 1, and damage anywhere in the image takes away. It knows one good answer where there may be many (a shape
 moved by a pixel already costs something), so its level means little; a change of its mean over many tasks means much.
-That, and that nothing trains on it, makes it a monitor. The target is the edit's `target`.
+That, and that nothing trains on it, makes it a monitor. The target is the edit's `target`. Target and edit are resized
+to the source; images of more than 2,097,152 pixels are compared at a smaller size (`mmreward.rewards.align`).
 """
 
 __all__ = ["TargetReward", "load"]
@@ -13,10 +14,13 @@ __all__ = ["TargetReward", "load"]
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
-from mmreward.edit import Edit, ImageError, fit
-from mmreward.reward import Reward, unknown
-from mmreward.score import Score
+from mmreward.edit import Edit
+from mmreward.reward import unknown
+from mmreward.rewards.align import align
+from mmreward.rewards.base import Pointwise
+from mmreward.score import Failure, Score
 
 _LEAST_CHANGE = 0.001
 """Mean difference between source and target below which there is no way to go."""
@@ -31,47 +35,36 @@ def load(model: str = "", **options: str) -> "TargetReward":
     return TargetReward()
 
 
-class TargetReward(Reward):
+class TargetReward(Pointwise):
     """`overall` is the share of the way from source to target, in [0, 1]; `raw` has the progress uncut."""
 
     name = "target"
     dims = ("progress",)
+    _provenance = {"reward": name, "version": 1}
 
-    def score(self, edits: Sequence[Edit]) -> list[Score]:
-        return [self._score(edit) for edit in edits]
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where the row has a target that differs from its source and can be compared with it."""
+        if not edit.has("target"):
+            return Failure("not_applicable", "the row has no target image to compare with")
+        images = align(edit, ("source", "target")).images
+        if _distance(_pixels(images["source"]), _pixels(images["target"])) < _LEAST_CHANGE:
+            return Failure("not_applicable", "the target is the source: there is nothing to reach")
+        return None
 
-    def _score(self, edit: Edit) -> Score:
-        provenance = {"reward": self.name, "version": 1}
-        try:
-            if not edit.has("target"):
-                raise ImageError("the row has no target image to compare with", "not_applicable")
-            source, target, edited = _pixels(edit)
-        except ImageError as error:
-            return Score.failed(error.status, error.message, provenance=provenance)
-        way = _distance(source, target)
-        if way < _LEAST_CHANGE:
-            why = "the target is the source: there is nothing to reach"
-            return Score.failed("not_applicable", why, provenance=provenance)
-        progress = 1 - _distance(edited, target) / way
-        overall = max(progress, 0.0)
-        return Score(overall, {"progress": overall}, raw={"progress": progress}, provenance=provenance)
+    def measure(self, edits: Sequence[Edit]) -> list[Score | Failure]:
+        return [_measure(edit) for edit in edits]
 
 
-def _pixels(edit: Edit) -> list[np.ndarray]:
-    """Source, target and edit as float arrays of the source's size."""
-    source = edit.image("source")
-    found = [np.asarray(source, np.float32) / 255]
-    for name in ("target", "edited"):
-        image = edit.image(name)
-        fitted = fit(image, source.size)
-        if fitted is None:
-            raise ImageError(
-                f"{name} image is {image.width}x{image.height} and the source {source.width}x{source.height}: their "
-                "aspect ratios differ by more than 2 %",
-                "not_applicable",
-            )
-        found.append(np.asarray(fitted, np.float32) / 255)
-    return found
+def _measure(edit: Edit) -> Score:
+    aligned = align(edit, ("source", "target", "edited"))
+    source, target, edited = (_pixels(aligned.images[name]) for name in ("source", "target", "edited"))
+    progress = 1 - _distance(edited, target) / _distance(source, target)
+    overall = max(progress, 0.0)
+    return Score(overall, {"progress": overall}, raw={"progress": progress}, provenance=aligned.about)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.float32) / 255
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

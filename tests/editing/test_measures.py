@@ -23,8 +23,7 @@ def batch(*groups):
 
 
 def scored(**members):
-    raw = {f"{name}.overall": value for name, value in members.items()}
-    return Score(0.5, raw=raw, provenance={"members": {name: {} for name in members}})
+    return Score(0.5, parts={name: Score(value) for name, value in members.items()})
 
 
 def test_diversity_is_the_mean_distance_of_pairs():
@@ -73,7 +72,7 @@ def test_disagreement_is_kendalls_tau_b_within_groups():
 
 
 def test_what_has_no_score_or_one_value_is_left_out_of_the_ranks():
-    failed = Score.failed("refused", "no", provenance={"members": {"a": {}, "b": {}}})
+    failed = Score.failed("refused", "no", parts={"a": Score.failed("refused", "no"), "b": Score(0.9)})
     scores = [scored(a=0.1, b=0.1), failed, scored(a=0.2, b=0.2), scored(a=0.3, b=0.3)]
     assert measures(batch((flat(0), [flat(0)] * 4)), scores)["disagreement"] == pytest.approx(0)
     constant = [scored(a=value, b=0.5) for value in (0.1, 0.2, 0.3, 0.4)]

@@ -68,12 +68,14 @@ def test_another_reward_must_be_named_its_parts():
 
 def test_values_are_dimensions_or_members_and_nan_where_there_is_none():
     parts = parts_of(combination(WEIGHTED), config())
+    oracle = {"oracle": Score(0.9, {"preservation": 0.7}, raw={"overall": 17.0})}
     scores = [
-        Score(0.5, {"preservation": 0.2}, raw={"oracle.overall": 0.9}),
-        Score(0.5, {}, raw={"oracle.overall": 0.4}),
-        Score.failed("timeout", "late", raw={"oracle.overall": 0.4}),
+        Score(0.5, {"preservation": 0.2}, parts=oracle),
+        Score(0.5, {}, parts={"oracle": Score(0.4)}),
+        Score(0.5, {"preservation": 0.6}, parts={"oracle": Score.failed("not_applicable", "left out")}),
+        Score.failed("timeout", "late", parts=oracle),
     ]
     found = parts.values(scores)
     assert found.weights.tolist() == [0.3, 0.7] and found.base is None
     flat = [value for row in found.values.tolist() for value in row]
-    assert flat == pytest.approx([0.2, 0.9, math.nan, 0.4, math.nan, math.nan], nan_ok=True)
+    assert flat == pytest.approx([0.2, 0.9, math.nan, 0.4, 0.6, math.nan, math.nan, math.nan], nan_ok=True)

@@ -54,7 +54,7 @@ REFUSED = {
     "animated PNG": (encoded(plain(), save_all=True, append_images=[plain("blue")]), "animation"),
     "several pages": (encoded(plain(), "TIFF", save_all=True, append_images=[plain("blue")]), "several pages (2)"),
     "beyond 16 bits": (encoded(Image.new("I", (2, 2), 70_000), "TIFF"), "beyond 16 bits"),
-    "a number": (7, "must be a PIL image, a path or bytes, got int"),
+    "a number": (7, "must be a PIL image, a path, bytes, base64 or an array, got int"),
 }
 
 

@@ -1,5 +1,7 @@
 """Monotone maps: laws of isotonic regression, and the tensor form against numpy."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,12 @@ def test_tensor_agrees_and_has_the_slope_between_the_knots():
     assert y.tolist() == pytest.approx([found(float(v)) for v in x])
     y.sum().backward()
     assert x.grad[1] == pytest.approx(0.5) and x.grad[3] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_knots_that_are_no_numbers_are_refused(wrong):
+    for x, y in (((0, wrong, 1), (0, 0.5, 1)), ((0, 0.5, 1), (0, wrong, 1)), ((0, 1), (wrong, 1))):
+        with pytest.raises(ValueError, match="finite numbers"):
+            MonotoneMap(x, y)
+    with pytest.raises(ValueError, match="map 'gain' should be"):
+        MonotoneMap.read({"x": [0, "nan"], "y": [0, 1]}, "map 'gain'")

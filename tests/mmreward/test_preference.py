@@ -69,3 +69,23 @@ def test_any_reward_compares_by_its_scores_each_edit_scored_once():
     assert told[3].error == "first: late" and told[0].raw == {"first": 0.2, "second": 0.5}
     assert reward.asked == 3
     assert comparer(reward, margin=0.4).compare([(low, high)])[0].verdict == "tie"
+
+
+def test_a_reward_without_an_overall_is_refused_before_it_scores():
+    class Dimensions(ByName):
+        name, dims, has_overall = "dimensions", ("quality", "preservation"), False
+
+    reward = Dimensions()
+    for compare in (lambda: compare_scores(reward, [(edit(0.2), edit(0.5))]), lambda: comparer(reward)):
+        with pytest.raises(ValueError, match="dimensions .*no overall to compare by; choose one of quality, preserv"):
+            compare()
+    assert reward.asked == 0
+
+
+def test_a_reward_that_loses_an_edit_is_named():
+    class Forgetful(ByName):
+        def score(self, edits):
+            return super().score(edits)[1:]
+
+    with pytest.raises(ValueError, match="'by name' returned 1 scores for 2 edits"):
+        compare_scores(Forgetful(), [(edit(0.2), edit(0.5))])

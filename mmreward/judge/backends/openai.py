@@ -10,7 +10,7 @@ A server batches as it likes, so the same request need not get the same last dig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.openai_pictures import GIVEN_TEXT, Pictures, messages
 from mmreward.judge.backends.openai_reply import Reply, answer_of, text_of
-from mmreward.judge.backends.openai_server import KINDS, Found, Group, Server
+from mmreward.judge.backends.openai_server import KINDS, Found, Group, Server, ServerError
 from mmreward.judge.labels import Answer
 from mmreward.judge.prompt import Prompt
 
@@ -29,7 +29,7 @@ TOP = 20
 """Alternatives of a token that are asked for: the most that OpenAI gives, and vLLM by default."""
 
 _CANNOT_GO_ON = Reply(
-    status="not_applicable",
+    status="error",
     error="the question gives the answer's beginning, which this server cannot go on from (vLLM and SGLang can); use a "
     "question set without a prefix",
 )
@@ -37,8 +37,9 @@ _CANNOT_GO_ON = Reply(
 
 class OpenAIBackend:
     """`model` on `server`, which `found` describes. `thinking` False asks the chat template not to let the model think
-    first; None leaves it to the template. `label_ids` False reads labels from the most likely tokens alone. `system` is
-    the message of the system, put before each question.
+    first; None leaves it to the template. `label_ids` True asks for the labels' tokens by their ids, which the server
+    must take and tell; False reads labels from the most likely tokens alone. `system` is the message of the system, put
+    before each question.
     """
 
     def __init__(
@@ -50,23 +51,22 @@ class OpenAIBackend:
         *,
         top: int = TOP,
         thinking: bool | None = None,
-        label_ids: bool = True,
+        label_ids: bool = False,
         system: str | None = None,
     ) -> None:
         self.server, self.found, self.model = server, found, model
         self.pictures = pictures or Pictures()
         self.top, self.system, self._kind = top, system, KINDS[found.kind]
-        self._asks_ids = label_ids and self._kind.label_ids
-        self._ids: dict[tuple[str, ...], list[int] | None] = {}
+        self._asks_ids = label_ids
+        self._ids: dict[tuple[str, ...], list[int]] = {}
         self._template = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
-        self.describe: dict[str, Any] = {
+        self._describe: dict[str, Any] = {
             "backend": "openai",
             "server": f"{found.kind} {found.version}" if found.version else found.kind,
             "address": server.url,
             **self.pictures.describe,
             "given_text": GIVEN_TEXT,
             "thinking": {None: "as the template does", True: "on", False: "off"}[thinking],
-            "label_probabilities": f"top_logprobs {top}",
             "repeatable": "up to the server's batching",
             **({} if self.takes_top_k else {"top_k_sent": False}),
         }
@@ -88,13 +88,16 @@ class OpenAIBackend:
         thinking: bool | None = None,
         label_ids: bool = True,
         system: str | None = None,
+        leave_out: Collection[str] = (),
     ) -> OpenAIBackend:
         """Ask the server what it is. Without `model` it must have exactly one. Raises ValueError."""
         if files is not None and not files.is_dir():
             raise ValueError(
                 f"option files: there is no folder {str(files)!r}; it must be one that the server reads too"
             )
-        server = Server(url, key_env=key_env, concurrency=concurrency, timeout=timeout, retries=retries)
+        server = Server(
+            url, key_env=key_env, concurrency=concurrency, timeout=timeout, retries=retries, leave_out=leave_out
+        )
         found = server.look()
         if not model:
             if len(found.models) != 1:
@@ -102,7 +105,16 @@ class OpenAIBackend:
                 raise ValueError(f"which model of {url}? Write openai:{url}#MODEL; {there_is}")
             model = found.models[0]
         pictures = Pictures(pixels=pixels, folder=files.resolve() if files else None, uuids=uuids)
-        return cls(server, found, model, pictures, top=top, thinking=thinking, label_ids=label_ids, system=system)
+        by_ids = label_ids and KINDS[found.kind].label_ids and server.tokenize(model, ["0"]) is not None
+        return cls(server, found, model, pictures, top=top, thinking=thinking, label_ids=by_ids, system=system)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """What made the answers, with the parameters that turned out to be refused."""
+        refused = self.server.describe
+        by_ids = self._asks_ids and "logprob_token_ids" not in refused.get("parameters_left_out", ())
+        labels = "logprob_token_ids" if by_ids else f"top_logprobs {self.top}"
+        return {**self._describe, "label_probabilities": labels, **refused}
 
     @property
     def takes_top_k(self) -> bool:
@@ -127,8 +139,7 @@ class OpenAIBackend:
                 raise ValueError(f"labels {name!r} and {longer[0]!r} may begin with the same token; use labels 0 to 9")
         if "" in names or len(set(names)) < len(names):
             raise ValueError(f"labels must be different words or signs, got {list(labels)}")
-        if self._label_ids(labels):
-            self.describe["label_probabilities"] = "logprob_token_ids"
+        self._label_ids(labels)
 
     def probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[Answer]]:
         """For each prompt the answers of its leaves, in order."""
@@ -189,17 +200,19 @@ class OpenAIBackend:
         return self.server.send([Group(one.leaves * sampling.passes, partial(group, one)) for one in prompts])
 
     def _label_ids(self, labels: Sequence[str]) -> list[int] | None:
-        """Ids of the tokens that read like a label, None where the server does not take them or does not tell."""
+        """Ids of the tokens that read like a label, None where labels are not read by ids."""
         key = tuple(label.strip() for label in labels)
         if self._asks_ids and key not in self._ids:
             self._ids[key] = self._find_ids(key)
         return self._ids.get(key)
 
-    def _find_ids(self, names: Sequence[str]) -> list[int] | None:
+    def _find_ids(self, names: Sequence[str]) -> list[int]:
         forms = [(name, blank + name) for name in names for blank in ("", " ", "\n")]
         tokens = self.server.tokenize(self.model, [text for _, text in forms])
         if tokens is None:
-            return None
+            raise ServerError(
+                f"{self.server.url} does not tell the tokens of the labels any more; try again, or add ?label_ids=no"
+            )
         single = [(name, ids[0]) for (name, _), ids in zip(forms, tokens, strict=True) if len(ids) == 1]
         for name in names:
             if name not in [found for found, _ in single]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmreward.judge.backends.openai import TOP, OpenAIBackend
+from mmreward.judge.backends.openai_address import split_place
+from mmreward.judge.backends.openai_parameters import CHANGES
 from mmreward.judge.options import take_choice, take_number, take_whole
 
 __all__ = ["SERVER_OPTIONS", "open_server"]
@@ -15,6 +17,7 @@ SERVER_OPTIONS = (
     "files",
     "key_env",
     "label_ids",
+    "leave_out",
     "pixels",
     "retries",
     "thinking",
@@ -29,7 +32,7 @@ def open_server(place: str, options: dict[str, str], *, system: str | None = Non
     """The backend at `place`, ADDRESS#MODEL (without a model it is the server's only one). Takes `SERVER_OPTIONS` out
     of `options`. `system` is put before each question as the message of the system. Raises ValueError.
     """
-    address, _, model = place.partition("#")
+    address, model = split_place(place)
     settings: dict[str, Any] = {
         "key_env": options.pop("key_env", None),
         "concurrency": take_whole(options, "concurrency", 32),
@@ -41,9 +44,21 @@ def open_server(place: str, options: dict[str, str], *, system: str | None = Non
         "top": take_whole(options, "top", TOP),
         "thinking": _switch(options, "thinking", "no") if "thinking" in options else None,
         "label_ids": _switch(options, "label_ids", "yes"),
+        "leave_out": _parameters(options.pop("leave_out", "")),
     }
     return OpenAIBackend.load(address, model, system=system, **settings)
 
 
 def _switch(options: dict[str, str], name: str, default: str) -> bool:
     return _SWITCH[take_choice(options, name, default, _SWITCH)]
+
+
+def _parameters(text: str) -> tuple[str, ...]:
+    """Names of parameters, separated by commas."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in CHANGES:
+            from mmreward.reward import unknown
+
+            raise unknown("parameter to leave out (option leave_out)", name, CHANGES)
+    return names

@@ -55,7 +55,9 @@ class Pictures:
 
     def __init__(self, *, pixels: int | None = None, folder: Path | None = None, uuids: bool = False) -> None:
         self.pixels, self.folder, self.uuids = pixels, folder, uuids
-        self._known: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()  # the one that was not used for longest comes first
+        self._kept_bytes = 0
+        self._encoding: dict[str, Future[bytes]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -85,32 +87,36 @@ class Pictures:
         digest = hashlib.blake2b(f"{image.mode} {image.size} {self.pixels};".encode() + image.tobytes(), digest_size=16)
         key = digest.hexdigest()
         with self._lock:
-            future = self._known.get(key)
-            if mine := future is None:
-                future = self._known[key] = Future()
-            self._known.move_to_end(key)
-        if mine:
-            try:
-                future.set_result(_encode(self._sized(image)))
-            except BaseException as error:
-                future.set_exception(error)
-                raise
-            self._forget()
-        return key, future.result()
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return key, self._kept[key]
+            is_first = key not in self._encoding
+            future = self._encoding.setdefault(key, Future())
+        if not is_first:
+            return key, future.result()
+        try:
+            data = _encode(self._sized(image))
+        except BaseException as error:
+            with self._lock:
+                del self._encoding[key]
+            future.set_exception(error)
+            raise
+        with self._lock:
+            del self._encoding[key]
+            self._keep(key, data)
+        future.set_result(data)
+        return key, data
 
     def _sized(self, image: Image.Image) -> Image.Image:
         size = self.size(*image.size)
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
-    def _forget(self) -> None:
-        with self._lock:
-            sizes = {key: len(one.result()) for key, one in self._known.items() if one.done() and not one.exception()}
-            surplus = sum(sizes.values()) - _KEPT_BYTES
-            for key, size in sizes.items():
-                if surplus <= 0:
-                    break
-                del self._known[key]
-                surplus -= size
+    def _keep(self, key: str, data: bytes) -> None:
+        """Adds what was encoded, and forgets what was not used for longest while it is too much."""
+        self._kept[key] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
 
 class _Parts:

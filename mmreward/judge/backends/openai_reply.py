@@ -1,30 +1,34 @@
 """What a server answered: a chat completion of the documented form, read strictly, or the reason why there is none.
 
 Nothing is guessed. Log-probabilities that were asked for and did not come, that are no numbers, or that leave too much
-open about labels which are not listed, are failures.
+open about labels which are not listed, are failures. What a server says when it fails is read by `openai_errors`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from mmreward.judge.backends.backend import Text
 from mmreward.judge.labels import Answer, failed
 from mmreward.score import Status
 
-__all__ = ["Completion", "Reply", "answer_of", "failure_of", "read", "text_of"]
+__all__ = ["Completion", "Reply", "answer_of", "read", "short", "text_of"]
 
 _UNSEEN = 0.05
 """Most probability that labels outside of the listed tokens may hold together; they count as 0."""
 
 _BLANKS = " \t\r\n\u0120\u2581"
 """What is stripped from a token: blanks, and the signs that stand for one in vocabularies."""
+
+_TEXT_PARTS = ("text", "output_text")
+
+_FILTERED = ("content_filter", "safety", "prohibited_content", "recitation")
+"""Reasons for an end, in lower case, that are a filter's."""
 
 _LONG = 300
 
@@ -45,6 +49,16 @@ class _Logprobs(BaseModel):
 class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: Any) -> Any:
+        """Content in parts is the text of its parts; what a model thought before is no part of its answer."""
+        if not isinstance(content, list):
+            return content
+        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        texts = [part for part in parts if isinstance(part, dict) and part.get("type") in _TEXT_PARTS]
+        return "".join(part["text"] for part in texts if isinstance(part.get("text"), str))
 
 
 class _Choice(BaseModel):
@@ -137,54 +151,19 @@ def text_of(reply: Reply) -> Text:
     return Text(choice.message.content or "", finished=choice.finish_reason != "length")
 
 
-def failure_of(code: int, body: Any, text: str, key_env: str) -> Reply:
-    """A response with a status code other than 200, after the retries: `body` as JSON, or else `text`."""
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        body = body["error"]
-    fields: dict[str, Any] = body if isinstance(body, dict) else {}
-    said = _short(str(fields.get("message") or fields.get("detail") or fields.get("error") or text))
-    kind = f"{fields.get('code')} {fields.get('type')}".lower()
-    if "content_filter" in kind or "content_policy" in kind or "moderation" in kind:
-        return Reply(status="refused", error=f"the server refuses the request: {said}")
-    if "context_length" in kind or re.search(r"context length|maximum model length|max_model_len", said):
-        return Reply(status="not_applicable", error=f"the request is longer than the model takes: {said}")
-    status: Status = "timeout" if code in (408, 504) else "io_error"
-    return Reply(status=status, error=f"the server answered {code}: {said}{_hint(code, said, key_env)}")
-
-
-def _hint(code: int, said: str, key_env: str) -> str:
-    said = said.lower()
-    if code in (401, 403):
-        return f"; is the key in the environment variable {key_env} right?"
-    if code == 404:
-        return "; are the address (does it end in /v1?) and the model's name right?"
-    if code == 413:
-        return "; make images smaller with ?pixels=1000000"
-    if code == 429:
-        return "; ask less at once with ?concurrency=4"
-    if "logprob_token_ids" in said:
-        return "; leave them out with ?label_ids=no"
-    if "file://" in said or "local media" in said or "local file" in said:
-        return "; let the server read the folder (vLLM: --allowed-local-media-path FOLDER), or leave out ?files"
-    if "logprob" in said:
-        return "; ask for fewer with ?top=5, or let the server give more (vLLM: --max-logprobs 20)"
-    if code == 400 and "image" in said:
-        return "; does the server take two images a prompt (vLLM: --limit-mm-per-prompt '{\"image\": 2}')?"
-    return ""
-
-
 def _refusal(reply: Reply) -> tuple[Status, str] | None:
     """Why there is no answer, None where there is one."""
     if reply.completion is None:
         return reply.status, reply.error or "no answer"
     choice = reply.completion.choices[0]
     if choice.message.refusal:
-        return "refused", f"the model refuses: {_short(choice.message.refusal)}"
-    if choice.finish_reason == "content_filter":
+        return "refused", f"the model refuses: {short(choice.message.refusal)}"
+    if (choice.finish_reason or "").lower() in _FILTERED:
         return "refused", "the server's content filter stopped the answer"
     return None
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """On one line, and not longer than a reason should be."""
     text = " ".join(text.split())
     return text if len(text) <= _LONG else text[:_LONG] + " …"

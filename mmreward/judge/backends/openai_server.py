@@ -1,21 +1,32 @@
 """A server that speaks the OpenAI protocol: what it is, and many requests to it at once.
 
 The `openai` client sends, waits, and tries again (dropped connections, time-outs, 408, 409, 429 and 5xx, with back-off,
-as `Retry-After` says). The key comes from the environment and goes nowhere but into the request's header.
+as `Retry-After` says); an error that comes with status 200 is tried again like it. Parameters that the server refuses
+are left out (`openai_parameters`). The key comes from the environment and goes nowhere but into the request's header.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmreward.judge.backends.openai_reply import Reply, failure_of, read
+from mmreward.judge.backends.openai_address import canonical_address
+from mmreward.judge.backends.openai_client import ANSWERED, CONNECT, make_client
+from mmreward.judge.backends.openai_errors import (
+    ServerFault,
+    connection_failure,
+    fault_of,
+    reply_of,
+)
+from mmreward.judge.backends.openai_loop import ClientLoop, Session
+from mmreward.judge.backends.openai_parameters import adjusted, described, refused_parameter
+from mmreward.judge.backends.openai_reply import Reply, read
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -24,11 +35,11 @@ __all__ = ["KINDS", "Found", "Group", "Kind", "Server", "ServerError"]
 
 KEY_ENV = "OPENAI_API_KEY"
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_NO_KEY = "none"
-"""Sent where no key is set: servers of one's own ask for none, the client insists on one."""
+_LOOK = 15.0
+"""Seconds for one question about the server itself."""
 
-T = TypeVar("T")
+_MOST_CHANGES = 12
+"""So often one request is changed because of what the server refuses."""
 
 
 @dataclass(frozen=True)
@@ -79,68 +90,72 @@ class Found:
 
 
 class Server:
-    """`url` as the client needs it (usually ending in /v1), without user name or password."""
+    """`url` as the client needs it (usually ending in /v1), without user name or password. `concurrency` requests are
+    under way at once, whoever sends them. `leave_out` names parameters that are not sent (`openai_parameters.CHANGES`).
+    """
 
     def __init__(
-        self, url: str, *, key_env: str | None = None, concurrency: int = 32, timeout: float = 120.0, retries: int = 3
+        self,
+        url: str,
+        *,
+        key_env: str | None = None,
+        concurrency: int = 32,
+        timeout: float = 120.0,
+        retries: int = 3,
+        leave_out: Collection[str] = (),
     ) -> None:
         self.url, self.key_env = _checked(url), key_env or KEY_ENV
         self._key = os.environ.get(self.key_env, "")
         if key_env and not self._key:
             raise ValueError(f"the environment variable {key_env}, which ?key_env names, is not set or empty")
         self._concurrency, self._timeout, self._retries = concurrency, timeout, retries
-        # Between tries the client may wait for up to two minutes, if the server says so.
-        self._patience = (retries + 1) * timeout + retries * 120
+        # Between tries the client may wait for up to two minutes, if the server says so. Its own limits come first.
+        self._patience = (retries + 1) * timeout + retries * 120 + 5
+        self._changes = frozenset(leave_out)
+        self._unreachable = False
+        self._loop = ClientLoop(partial(make_client, self.url, self._key, timeout, retries), concurrency)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """What is not sent as it was meant, as far as it is known by now."""
+        return described(self._changes)
 
     def look(self) -> Found:
         """Ask what the server is. Raises ServerError where none answers or the key is refused."""
-        return _run(self._look())
+        return self._loop.run(self._look)
 
     def send(self, groups: Sequence[Group]) -> list[list[Reply]]:
-        """Answers to the requests of each group. No more than `concurrency` requests are under way at once; those of
-        one group follow each other, so that a server with a prefix cache computes once what they share.
+        """Answers to the requests of each group, in order; whatever goes wrong with a request is its answer's status.
+        Requests of one group follow each other, so that a server with a prefix cache computes once what they share.
         """
-        return _run(self._send(groups)) if groups else []
+        return self._loop.run(partial(self._send, groups)) if groups else []
 
     def tokenize(self, model: str, texts: Sequence[str]) -> list[list[int]] | None:
         """Token ids of each text, None where the server does not tell (vLLM does, outside of /v1)."""
-        return _run(self._tokenize(model, texts))
+        return self._loop.run(partial(self._tokenize, model, texts))
 
-    def _client(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+    async def _look(self, session: Session) -> Found:
+        from openai import APIConnectionError, APIStatusError, OpenAIError, Timeout
 
-        # A proxy of the environment cannot reach this machine's own address.
-        http = DefaultAsyncHttpxClient(trust_env=urlsplit(self.url).hostname not in _LOOPBACK)
-        return AsyncOpenAI(
-            base_url=self.url,
-            api_key=self._key or _NO_KEY,
-            timeout=self._timeout,
-            max_retries=self._retries,
-            http_client=http,
-        )
-
-    async def _look(self) -> Found:
-        from openai import APIConnectionError, APIStatusError
-
-        async with self._client() as client:
-            try:
-                listed = await client.with_options(timeout=min(self._timeout, 15), max_retries=1).get(
-                    "/models", cast_to=dict[str, Any]
-                )
-            except APIConnectionError as error:
-                raise ServerError(
-                    f"no server answers at {self.url} ({_cause(error)}); start one, for example "
-                    "vllm serve MODEL --max-logprobs 20, or correct the address"
-                ) from None
-            except APIStatusError as error:
-                if error.status_code in (401, 403):
-                    raise ServerError(self._failure(error).error) from None
-                listed = {}  # some hosts have no list of models
-            except ValueError:  # or answer with something that is not JSON
-                listed = {}
-            rows = [row for row in _rows(listed) if isinstance(row.get("id"), str)]
-            kind = _kind(self.url, rows)
-            version = await self._version(client) if kind in ("vllm", "sglang") else None
+        brief = Timeout(min(self._timeout, _LOOK), connect=min(self._timeout, CONNECT / 2))
+        client = session.client.with_options(timeout=brief, max_retries=1)
+        try:
+            listed = await client.get("/models", cast_to=dict[str, Any])
+        except APIConnectionError as error:
+            cause, look_at = connection_failure(error)
+            raise ServerError(
+                f"no server answers at {self.url} ({cause}); {look_at} One is started by, for example: "
+                "vllm serve MODEL --max-logprobs 20"
+            ) from None
+        except APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise ServerError(str(reply_of(self._fault(error), self.key_env).error)) from None
+            listed = {}  # some hosts have no list of models
+        except (OpenAIError, ValueError):  # or answer with something that is not JSON
+            listed = {}
+        rows = [row for row in _rows(listed) if isinstance(row.get("id"), str)]
+        kind = _kind(self.url, rows)
+        version = await self._version(session.client) if kind in ("vllm", "sglang") else None
         return Found(kind, version, tuple(str(row["id"]) for row in rows))
 
     async def _version(self, client: AsyncOpenAI) -> str | None:
@@ -150,77 +165,99 @@ class Server:
                 return str(said["version"])
         return None
 
-    async def _tokenize(self, model: str, texts: Sequence[str]) -> list[list[int]] | None:
-        async with self._client() as client:
-            found = []
-            for text in texts:
-                body = {"model": model, "prompt": text, "add_special_tokens": False}
-                said = await _json(client, "post", self._root + "/tokenize", body)
-                if not isinstance(said, dict) or not isinstance(said.get("tokens"), list):
-                    return None
-                found.append([int(one) for one in said["tokens"]])
-        return found
+    async def _tokenize(self, model: str, texts: Sequence[str], session: Session) -> list[list[int]] | None:
+        tokens = []
+        for text in texts:
+            body = {"model": model, "prompt": text, "add_special_tokens": False}
+            answer = await _json(session.client, "post", self._root + "/tokenize", body)
+            if not isinstance(answer, dict) or not isinstance(answer.get("tokens"), list):
+                return None
+            tokens.append([int(token) for token in answer["tokens"]])
+        return tokens
 
-    async def _send(self, groups: Sequence[Group]) -> list[list[Reply]]:
-        gate, slots = asyncio.Semaphore(self._concurrency), asyncio.Semaphore(self._concurrency)
-        async with self._client() as client:
-            return list(await asyncio.gather(*(self._group(client, one, gate, slots) for one in groups)))
+    async def _send(self, groups: Sequence[Group], session: Session) -> list[list[Reply]]:
+        # Images of groups whose turn has not come are not encoded yet; another caller's groups are not waited for.
+        gate = asyncio.Semaphore(self._concurrency)
+        return await asyncio.gather(*(self._send_group(group, session, gate) for group in groups))
 
-    async def _group(
-        self, client: AsyncOpenAI, group: Group, gate: asyncio.Semaphore, slots: asyncio.Semaphore
-    ) -> list[Reply]:
-        async with gate:  # images of groups whose turn has not come are not encoded yet
+    async def _send_group(self, group: Group, session: Session, gate: asyncio.Semaphore) -> list[Reply]:
+        async with gate:
             with ExitStack() as stack:
                 try:
                     requests = await asyncio.to_thread(group.make, stack)
                 except OSError as error:
-                    return [
-                        Reply(status="io_error", error=f"images cannot be written for the server: {error}")
-                    ] * group.size
-                return list(await asyncio.gather(*(self._one(client, one, slots) for one in requests)))
+                    failed = Reply(status="io_error", error=f"images cannot be written for the server: {error}")
+                    return [failed] * group.size
+                except Exception as error:
+                    return [_unforeseen("the request cannot be written", error)] * group.size
+                return await asyncio.gather(*(self._send_request(request, session) for request in requests))
 
-    async def _one(self, client: AsyncOpenAI, request: dict[str, Any], slots: asyncio.Semaphore) -> Reply:
+    async def _send_request(self, request: dict[str, Any], session: Session) -> Reply:
+        """The answer to one request, without the parameters that the server refuses on the way."""
+        changes = self._changes
+        async with session.slots:
+            try:
+                for _ in range(_MOST_CHANGES):
+                    sent = adjusted(request, changes)
+                    answer = await self._ask(session.client, sent)
+                    if isinstance(answer, Reply):
+                        if answer.completion:
+                            self._changes |= changes  # they helped
+                        return answer
+                    reply = reply_of(answer, self.key_env)
+                    change = refused_parameter(answer, sent, changes) if reply.status == "io_error" else None
+                    if change is None:
+                        break
+                    changes |= {change}
+                return reply
+            except Exception as error:
+                return _unforeseen("a request failed", error)
+
+    async def _ask(self, client: AsyncOpenAI, request: dict[str, Any]) -> Reply | ServerFault:
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-        async with slots:
-            try:
-                async with asyncio.timeout(self._patience):
-                    raw = await client.chat.completions.with_raw_response.create(**request)
-                return read(raw.text)
-            except (APITimeoutError, TimeoutError):
-                tries = f"{self._retries + 1} tries of {self._timeout:g} s"
-                return Reply(status="timeout", error=f"{self.url} did not answer in {tries}; see ?timeout and ?retries")
-            except APIConnectionError as error:
-                tries = f"after {self._retries + 1} tries"
-                return Reply(status="io_error", error=f"the connection to {self.url} failed {tries} ({_cause(error)})")
-            except APIStatusError as error:
-                return self._failure(error)
+        # Where nothing took the connection a moment ago, the next request asks once: ten thousand rows do not each wait
+        # for a server that is gone.
+        tries = 1 if self._unreachable else self._retries + 1
+        if self._unreachable:
+            client = client.with_options(max_retries=0)
+        try:
+            async with asyncio.timeout(self._patience):
+                raw = await client.chat.completions.with_raw_response.create(**request)
+            self._unreachable = False
+            return read(raw.text)
+        except APIStatusError as error:
+            self._unreachable = False
+            return self._fault(error)
+        except (APITimeoutError, TimeoutError) as error:
+            if _is_unconnected(error):
+                self._unreachable = True
+                why = f"did not take a connection in {_tries(tries)} of {min(self._timeout, CONNECT):g} s"
+                look_at = "is the machine reachable from here, and is the port right?"
+            else:
+                why = f"did not answer in {_tries(tries)} of {self._timeout:g} s"
+                look_at = "allow more with ?timeout, or ask less at once with ?concurrency"
+            return Reply(status="timeout", error=f"{self.url} {why}; {look_at}")
+        except APIConnectionError as error:
+            self._unreachable = _is_unconnected(error)
+            cause, look_at = connection_failure(error)
+            error_text = f"the connection to {self.url} failed after {_tries(tries)} ({cause}); {look_at}"
+            return Reply(status="io_error", error=error_text)
 
-    def _failure(self, error: APIStatusError) -> Reply:
-        reply = failure_of(error.status_code, error.body, error.message, self.key_env)
-        said = reply.error or ""
-        return Reply(status=reply.status, error=said.replace(self._key, "***") if self._key else said)
+    def _fault(self, error: APIStatusError) -> ServerFault:
+        fault = fault_of(error.status_code, error.response.text, error.response.extensions.get(ANSWERED))
+        return replace(fault, words=fault.words.replace(self._key, "***")) if self._key else fault
 
     @property
     def _root(self) -> str:
         return self.url.removesuffix("/v1")
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, wherever the caller is: inside of a running event loop it gets a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
-
-
 async def _json(client: AsyncOpenAI, method: str, url: str, body: dict[str, Any] | None = None) -> Any:
     """An answer of a place outside of the protocol, None where there is none."""
     from openai import OpenAIError
 
-    brief = client.with_options(timeout=15, max_retries=0)
+    brief = client.with_options(timeout=_LOOK, max_retries=0)
     try:
         if method == "get":
             return await brief.get(url, cast_to=dict[str, Any])
@@ -243,9 +280,8 @@ def _rows(listed: Any) -> list[dict[str, Any]]:
 
 
 def _checked(url: str) -> str:
+    canonical_address(url)  # raises for what is none
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"a server's address is written like http://127.0.0.1:8000/v1, got {url.rpartition('@')[2]!r}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
             f"the address of {parts.hostname} holds a user name or a password, which would end up in outputs; put the "
@@ -254,6 +290,14 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _cause(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause).strip().split("\n")[0] or type(cause).__name__
+def _is_unconnected(error: BaseException) -> bool:
+    """Whether no connection came about, so that the request never reached a server."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def _tries(count: int) -> str:
+    return "1 try" if count == 1 else f"{count} tries"
+
+
+def _unforeseen(what: str, error: Exception) -> Reply:
+    return Reply(status="error", error=f"{what}: {type(error).__name__}: {error}")

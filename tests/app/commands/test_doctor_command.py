@@ -22,7 +22,13 @@ def run(capsys, monkeypatch):
 def test_a_reward_of_pixels_has_warnings_and_no_failure(run):
     code, said = run("--reward", "pixels")
     assert code == 0 and "right edits" in said and "warning" in said and "Do not train on this reward alone" in said
-    assert max(len(line) for line in said.splitlines() if "·" in line) <= 140
+    assert "an untouched copy scores up to 1.000" in said
+
+
+def test_it_is_read_at_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, said = run("--reward", "pixels")
+    assert max(map(len, said.splitlines())) <= 80 and "…" not in said
 
 
 def test_a_failed_check_is_exit_code_1(run):

@@ -1,12 +1,16 @@
 """The doctor against servers and rewards whose faults are known."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmreward.bench.doctor import examine
-from mmreward.bench.doctor_reward import TASKS, reward_checks
+from mmreward.bench.doctor_reward import reward_checks
+from mmreward.bench.known_edits import TASKS, invisibly_changed, known_tasks
+from mmreward.edit import ImageError
 from mmreward.reward import Reward
 from mmreward.score import Score
 from mmreward.shapes import World
@@ -64,7 +68,7 @@ def test_a_server_that_is_well_passes_all(judge):
     found = findings(judge)
     assert {check.status for check in found.values()} == {"ok"}, found
     assert list(found)[:3] == ["server", "model", "question"] and "20 tokens listed" in found["log-probabilities"].found
-    assert found["image order"].found.endswith(f"{TASKS} right edits score above the two images exchanged")
+    assert found["image order"].found.endswith(f"{TASKS} score above the two images exchanged")
     assert "448x448: 256 tokens" in found["pixels"].found
 
 
@@ -103,9 +107,8 @@ def test_no_server_is_a_finding_and_a_server_that_fails_ends_the_examination(jud
     judge.answer = lambda body: (400, {"error": {"message": "At most 1 image(s) may be provided"}}, {})
     judge.models[0]["owned_by"] = "vllm"
     found = list(examine(f"openai:{judge.url}#m"))
-    assert (
-        found[-1].name == "question" and "limit-mm-per-prompt" in found[-1].found and "vllm serve m" in found[-1].advice
-    )
+    assert found[-1].name == "question" and "limit-mm-per-prompt" in found[-1].found
+    assert found[-1].command.startswith("vllm serve m ")
 
 
 def test_a_model_that_is_not_listed_is_a_warning(judge):
@@ -131,18 +134,27 @@ def test_a_reward_that_forgets_and_raises_is_found_out():
     assert found["bad rows"].status == "failed" and "ImageError" in found["bad rows"].found
 
 
+def readable(edit):
+    try:
+        return edit.image("source") and edit.image("edited")
+    except ImageError:
+        return None
+
+
 class Comparing(Reward):
     """A reward that ranks the edits of one source, by how much they changed; alone an edit has no rank."""
 
     name, dims = "comparing", ()
 
     def score(self, edits):
-        good = [e for e in edits if e.instruction.strip() and e.edited != b"no image"]
-        return [self._one(edit, [one for one in good if one.group == edit.group]) for edit in edits]
+        good = [edit for edit in edits if edit.instruction.strip() and readable(edit)]
+        return [
+            self._one(edit, [other for other in good if readable(edit) and other.group == edit.group]) for edit in edits
+        ]
 
     def _one(self, edit, group):
         if edit not in group:
-            return Score.failed("io_error" if edit.edited == b"no image" else "not_applicable", "cannot be compared")
+            return Score.failed("not_applicable" if readable(edit) else "io_error", "cannot be compared")
         if len(group) == 1:
             return Score.failed("not_applicable", "no company")
         forward = (pixels(edit.image("source")), pixels(edit.image("edited"))) in self.right
@@ -168,3 +180,176 @@ def test_the_bundled_judge_is_well():
     found = {check.name: check for check in examine("vlm:tiny")}
     assert {check.status for check in found.values()} == {"ok"}, found
     assert "label mass" in found and "batch and single" in found
+
+
+class Careful(Reward):
+    """A reward that is well: right edits 1, all else what `other` gives. Each test spoils one thing."""
+
+    name, dims = "careful", ()
+
+    def score(self, edits):
+        return [self.one(edit) for edit in edits]
+
+    def one(self, edit):
+        if not edit.instruction.strip():
+            return Score.failed("not_applicable", "the instruction is empty")
+        try:
+            images = pixels(edit.image("source")), pixels(edit.image("edited"))
+        except ImageError as error:
+            return Score.failed(error.status, error.message)
+        return Score(1.0 if images in self.right else self.other(*images))
+
+    def other(self, source, edited):
+        return 0.1
+
+
+@pytest.fixture
+def careful(right):
+    Careful.right = right
+    return Careful
+
+
+def statuses(reward, **options):
+    return {check.name: check.status for check in reward_checks(reward, **options)}
+
+
+def test_a_reward_that_is_well_passes_all(careful):
+    assert set(statuses(careful()).values()) == {"ok"}
+
+
+def test_an_invisible_change_that_is_worth_something_is_found(careful):
+    class Exact(careful):
+        def other(self, source, edited):
+            return 0.1 if source == edited else 0.13
+
+    found = {check.name: check for check in reward_checks(Exact())}
+    assert found["invisible change"].status == "failed" and "is worth 0.030" in found["invisible change"].found
+    assert {check.status for name, check in found.items() if name != "invisible change"} == {"ok"}
+
+
+def test_a_copy_that_scores_high_is_a_warning(careful):
+    class Kind(careful):
+        def other(self, source, edited):
+            return 0.6
+
+    found = {check.name: check for check in reward_checks(Kind())}
+    assert found["untouched copy"].status == "warning" and "up to 0.600" in found["untouched copy"].found
+
+
+@pytest.mark.parametrize("name", ["source", "edited"])
+def test_an_image_that_cannot_be_read_must_not_raise(careful, name):
+    class Trusting(careful):
+        def one(self, edit):
+            edit.image(name)
+            return super().one(edit)
+
+    found = {check.name: check for check in reward_checks(Trusting())}
+    assert found["bad rows"].status == "failed" and "ImageError" in found["bad rows"].found
+    assert f"{name} missing, {name} broken, {name} cut off" in found["bad rows"].advice
+
+
+def test_a_bad_row_must_not_move_the_row_beside_it(careful):
+    class Ranked(careful):
+        def score(self, edits):
+            share = sum(score.ok for score in super().score(edits)) / len(edits)
+            return [Score(score.overall * share) if score.ok else score for score in super().score(edits)]
+
+    found = {check.name: check for check in reward_checks(Ranked())}
+    assert found["bad rows"].status == "failed" and "the good row beside them: 0." in found["bad rows"].advice
+
+
+def test_a_score_for_an_image_that_cannot_be_read_is_found(careful):
+    class Invents(careful):
+        def one(self, edit):
+            score = super().one(edit)
+            return Score(0.5) if score.status == "io_error" else score
+
+    found = {check.name: check for check in reward_checks(Invents())}
+    assert (
+        found["bad rows"].found.startswith("6 of ")
+        and "edited broken: ok in place of io_error" in found["bad rows"].advice
+    )
+
+
+def test_a_reward_that_does_not_look_at_the_source_may_score_without_it(careful):
+    edited_alone = {pixels(task.right.image("edited")) for task in known_tasks()}
+
+    class Blind(careful):
+        def one(self, edit):
+            score = super().one(replace(edit, source=edit.edited))
+            return Score(1.0) if score.ok and pixels(edit.image("edited")) in edited_alone else score
+
+    assert statuses(Blind())["bad rows"] == "ok"
+
+
+def test_dimensions_without_an_overall_are_compared_by_their_mean(careful):
+    class Dimensions(careful):
+        dims, has_overall = ("following", "quality"), False
+
+        def one(self, edit):
+            score = super().one(edit)
+            dims = {"following": score.overall, "quality": score.overall}
+            return Score(float("nan"), dims, has_overall=False) if score.ok else score
+
+    assert set(statuses(Dimensions()).values()) == {"ok"}
+
+
+def test_a_reward_that_needs_a_known_good_result_is_given_one():
+    found = {check.name: check for check in examine("target")}
+    assert {check.status for check in found.values()} == {"ok"}, found
+
+
+def test_a_member_that_need_not_apply_may_be_skipped():
+    class Never(Careful):
+        def one(self, edit):
+            return Score.failed("not_applicable", "no text in the image")
+
+    assert statuses(Never(), optional=True) == {"scores": "skipped"}
+    assert statuses(Never()) == {"scores": "failed"}
+
+
+def test_an_invisible_change_is_invisible():
+    image = Image.effect_noise((50, 40), 80).convert("RGB")
+    change = np.asarray(invisibly_changed(image)).astype(int) - np.asarray(image)
+    assert np.abs(change).max() == 1 and (change != 0).any(axis=2).mean() <= 0.01
+    for flat in (0, 255):
+        assert np.asarray(invisibly_changed(Image.new("RGB", (20, 20), (flat,) * 3))).std() > 0
+
+
+def test_every_member_of_a_combination_is_examined_and_then_the_whole(judge, tmp_path):
+    file = tmp_path / "both.yaml"
+    overall = "{method: base_and_bonus, base: judge, bonus: {preservation: 0.5}}"
+    members = f"{{judge: 'openai:{judge.url}#m?retries=0', pixels: pixels}}"
+    file.write_text(f"members: {members}\ndims: {{preservation: {{pixels: 1}}}}\noverall: {overall}\n")
+    found = list(examine(str(file)))
+    parts = {part: [check.name for check in found if check.part == part] for part in ("judge", "pixels", "")}
+    assert parts["judge"][:3] == ["server", "model", "question"] and "colour order" in parts["judge"]
+    assert parts["pixels"][0] == parts[""][0] == "scores" and "bad rows" in parts["pixels"]
+    assert len(found) == sum(map(len, parts.values()))
+    assert {check.status for check in found if check.part != "pixels"} == {"ok"}, found
+
+
+def test_a_member_whose_server_does_not_answer_is_a_finding(tmp_path):
+    file = tmp_path / "gone.yaml"
+    file.write_text("members: {judge: 'openai:http://127.0.0.1:9/v1#m'}\noverall: {method: minimum, of: [judge]}\n")
+    (check,) = examine(str(file))
+    assert (check.name, check.status) == ("server", "failed") and "'judge'" in check.advice
+
+
+def test_a_published_judge_behind_a_server_is_examined_as_such(judge):
+    spec = f"editscore:A/B?server={judge.url}#m&retries=0&way=expected"
+    found = {check.name: check.status for check in examine(spec)}
+    assert list(found)[:3] == ["server", "model", "question"] and set(found.values()) == {"ok"}, found
+
+
+def test_parameters_that_the_server_refuses_are_said(judge):
+    answer = judge.answer
+
+    def refuses(body):
+        if "temperature" in body:
+            return 400, {"error": {"message": "Unsupported parameter: 'temperature'"}}, {}
+        return answer(body)
+
+    judge.answer = refuses
+    found = findings(judge)["parameters"]
+    assert found.status == "warning" and found.found == "without temperature"

@@ -104,7 +104,7 @@ def test_a_slow_server_is_a_timeout(server):
     server.pause = 0.6
     slow = Server(server.url, timeout=0.1, retries=0)  # not by `load`, whose own question would have 0.1 s too
     ((found,),) = OpenAIBackend(slow, Found("other", None, ("m",)), "m").probabilities([ASKED], DIGITS)
-    assert found.status == "timeout" and "1 tries of 0.1 s" in found.error
+    assert found.status == "timeout" and "1 try of 0.1 s" in found.error
 
 
 def test_a_server_that_recovers_is_asked_again_when_it_says(server):

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from mmreward import Edit, load_reward
 from mmreward.monotone import MonotoneMap
 from mmreward.rewards.clip import DEFAULT_MAPS, load
-from mmreward.rewards.clip_cosines import cosines
+from mmreward.rewards.clip_cosines import Cosines, cosines
 from mmreward.shapes import World
 
 torch = pytest.importorskip("torch")
@@ -67,7 +69,7 @@ def test_cosines_are_those_of_plain_open_clip_calls(folder, reward, edits):
             first, last = model.encode_text(tokenize([edit.source_caption, edit.target_caption]), normalize=True)
         assert score.raw["alignment"] == pytest.approx(float(after @ last), abs=1e-5)
         assert score.raw["image"] == pytest.approx(float(before @ after), abs=1e-5)
-        if "no_edit" not in score.raw:
+        if score.provenance["direction"] != "no edit":
             moved, asked = after - before, last - first
             expected = torch.cosine_similarity(moved, asked, dim=0)
             assert score.raw["direction"] == pytest.approx(float(expected), abs=1e-4)
@@ -83,6 +85,7 @@ def test_direction_in_closed_form():
     assert found["alignment"] == pytest.approx(math.sqrt(0.75))
     assert found["progress"] == pytest.approx(math.sqrt(0.75) / 2)
     assert found["image"] == pytest.approx(0.5)
+    assert found["change"] == pytest.approx(0.5)  # |(-1/2, sqrt(3)/2)|^2 / 2
     # |r|^2 = 1 - 3/8; kept = 1 - 5/16
     assert found["kept"] == pytest.approx(1 - 5 / 16)
     plain = cosines(source, edited, None, last, caption=False).values
@@ -100,12 +103,24 @@ def test_no_edit_is_told_apart_from_nothing_asked():
     assert cosines(a, a, None, b, caption=False).direction_is == "no edit"
 
 
-def test_an_untouched_copy_says_so_and_gets_no_direction(reward, edits):
+def test_an_untouched_copy_says_so_and_has_followed_nothing(reward, edits):
     edit = edits[0]
-    copy = Edit("x", edit.source, edit.image("source").copy(), source_caption="a", target_caption=edit.target_caption)
-    (score,) = reward.score([copy])
-    assert score.ok and score.raw["no_edit"] == 1.0 and score.provenance["direction"] == "no edit"
-    assert score.dims["instruction_following"] == pytest.approx(reward.maps["alignment"](score.raw["alignment"]) / 2)
+    same = Edit("x", edit.source, edit.image("source").copy(), source_caption="a", target_caption=edit.target_caption)
+    (score,) = reward.score([same])
+    assert score.ok and score.raw["change"] == 0 and score.provenance["direction"] == "no edit"
+    assert score.overall == score.dims["instruction_following"] == 0 and score.dims["preservation"] == 1
+
+
+def test_a_small_change_counts_by_how_far_the_image_moved(reward, edits):
+    """Half of the way to a change of .002 is half of what the parts say; where nothing was asked, all of it counts."""
+    score = reward._score(
+        edits[0], Cosines({"alignment": 0.2, "direction": 0.2, "image": 0.999, "change": 0.001}, "captions"), False
+    )
+    assert score.dims["instruction_following"] == pytest.approx(0.5 * 0.5)
+    idle = reward._score(
+        edits[0], Cosines({"alignment": 0.2, "image": 1.0, "change": 0.0}, "the captions say the same"), False
+    )
+    assert idle.dims["instruction_following"] == pytest.approx(0.5)
 
 
 def test_scores_follow_the_maps_and_do_not_depend_on_the_batch(folder, edits):
@@ -135,6 +150,23 @@ def test_tensor_agrees_with_score_and_has_a_gradient(reward, edits):
     assert values.tolist() == pytest.approx([s.overall for s in reward.score(bare)], abs=1e-4)
     values.sum().backward()
     assert torch.isfinite(edited.grad).all() and edited.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["squash", "shortest", "longest"])
+@pytest.mark.parametrize("size", [(64, 64), (150, 90), (90, 151), (40, 50)], ids=str)
+def test_tensors_are_preprocessed_as_open_clip_preprocesses_images(reward, resize_mode, interpolation, size):
+    """Up to rounding to bytes, which is half of a grey level (1/255 of the range of 2) after a resize."""
+    settings = {**reward.model.preprocessing, "resize_mode": resize_mode, "interpolation": interpolation}
+    other = copy(reward)
+    other.model = replace(reward.model, preprocessing=settings)
+    theirs = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**settings), is_train=False)
+    image = Image.fromarray(World("train").task(1).source_image).resize(size, Image.Resampling.BICUBIC)
+    expected = theirs(image)
+    pixels = other._fit(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255)
+    assert pixels.shape[1:] == expected.shape
+    difference = (pixels[0] - expected).abs()
+    assert difference.mean() < 2 / 255 and difference.max() < 8 / 255
 
 
 def test_bad_rows_get_a_status_and_the_good_ones_their_score(reward, edits, tmp_path):
@@ -171,7 +203,8 @@ def test_domain_of_the_model_is_kept_unless_the_caller_insists(folder, tmp_path,
     assert score.ok and score.provenance["domain"] == "ignored" and score.provenance["maps"] == "fitted"
     (score,) = load(str(about.parent)).score(edits[:1])
     expected = (score.raw["alignment"] + 1) / 2 + DEFAULT_MAPS["direction"](score.raw["direction"])
-    assert score.ok and score.dims["instruction_following"] == pytest.approx(expected / 2)
+    moved = DEFAULT_MAPS["change"](score.raw["change"])
+    assert score.ok and score.dims["instruction_following"] == pytest.approx(moved * expected / 2)
 
 
 def test_weights_that_give_no_number_are_a_failure(folder, tmp_path, edits):
@@ -224,20 +257,20 @@ def test_unknown_names_suggest_the_nearest():
         load_reward("clip:local-dir:/does/not/exist")
 
 
-def test_a_hub_name_takes_safetensors_and_refuses_pickle(folder, monkeypatch):
+def test_a_hub_name_takes_safetensors_and_refuses_pickle(tmp_path, monkeypatch):
     import huggingface_hub
 
     asked = []
 
-    def absent(repository, file):
-        asked.append((repository, file))
-        raise FileNotFoundError(file)
+    def pickles_only(repository, allow_patterns, **options):
+        asked.append((repository, allow_patterns))
+        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
-    with pytest.raises(ValueError, match="Pickle weights are refused"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", pickles_only)
+    with pytest.raises(ValueError, match="pickle weights are refused"):
         load_reward("clip:ViT-B-32/laion2b_s34b_b79k")
     assert asked and all(repository == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K" for repository, _ in asked)
-    assert all(file.endswith(".safetensors") for _, file in asked)
+    assert all(file.endswith(".safetensors") for _, patterns in asked for file in patterns)
 
 
 def test_a_hub_folder_loads_like_a_local_one(folder, monkeypatch, edits):
@@ -246,7 +279,7 @@ def test_a_hub_folder_loads_like_a_local_one(folder, monkeypatch, edits):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **options: str(folder))
     hub, local = load_reward("clip:hf-hub:someone/something"), load_reward(f"clip:{folder}")
     assert hub.name == "clip:hf-hub:someone/something"
-    assert [s.overall for s in hub.score(edits)] == [s.overall for s in local.score(edits)]
+    assert [s.overall for s in hub.score(edits)] == pytest.approx([s.overall for s in local.score(edits)], abs=1e-5)
 
 
 def test_maps_of_a_folder_are_checked(folder, tmp_path):

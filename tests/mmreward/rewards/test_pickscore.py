@@ -79,6 +79,21 @@ def test_long_text_keeps_its_end_token_and_control_tokens_are_text(made, edits):
     assert "text_cut" not in scores[2].provenance
 
 
+def test_a_processor_that_raises_costs_only_its_row(made, edits, monkeypatch):
+    reward = load_reward(f"pickscore:{made[2]}")
+    whole, tokenize = reward.score(edits), type(reward.processor.tokenizer).__call__
+
+    def raising(self, texts, **options):
+        if "zz" in texts:
+            raise TypeError("unexpected keyword 'disable_grouping'")
+        return tokenize(self, texts, **options)
+
+    monkeypatch.setattr(type(reward.processor.tokenizer), "__call__", raising)
+    scores = reward.score([edits[0], Edit("zz", edits[0].source, edits[0].edited), *edits[1:]])
+    assert (scores[1].status, scores[1].error) == ("error", "TypeError: unexpected keyword 'disable_grouping'")
+    assert [s.overall for s in (scores[0], *scores[2:])] == pytest.approx([s.overall for s in whole], abs=1e-6)
+
+
 def test_bad_rows_are_statuses(made, edits):
     reward = load_reward(f"pickscore:{made[2]}")
     scores = reward.score([Edit("", "a.png", edits[0].edited), Edit("x", "a.png", "gone.png"), edits[0]])

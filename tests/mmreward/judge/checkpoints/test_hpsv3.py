@@ -54,6 +54,17 @@ def test_the_score_is_that_of_the_published_computation(made, reference, edits):
         assert score.provenance["text"] == ("target caption" if text else "instruction")
 
 
+def test_blanks_at_the_ends_of_a_text_are_given_as_they_are(made, reference, edits):
+    """The published code does not strip, and a blank is a token."""
+    model, processor, head, folder, weights, prompt = made
+    reward = load_reward(f"hpsv3:{weights}?base={folder}&prompt={prompt}")
+    blanks = Edit("x", edits[0].source, edits[0].edited, target_caption=" \t a blue circle  \n")
+    score, stripped = reward.score([blanks, Edit("a blue circle", edits[0].source, edits[0].edited)])
+    words = WORDS["INSTRUCTION"].format(text_prompt=blanks.target_caption) + WORDS["prompt_with_special_token"]
+    check(score, reference.read(model, processor, head, [blanks.image("edited")], words))
+    assert abs(score.raw["mu"] - stripped.raw["mu"]) > 1e-4
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("hpsv3"), reason="the package hpsv3, which holds the words, is absent")
 def test_words_of_the_package_give_the_published_name(made, reference, edits):
     from mmreward.judge.checkpoints.texts import package_folder, read_texts
