@@ -17,6 +17,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,9 @@ class Trainer:
                     batch, entry = self.step()
                 state.iteration += 1
                 agree()
+                if left_out := self._left_out():
+                    journal.write({"kind": "data", "step": state.iteration, "unreadable": left_out})
+                    journal.say(f"warning: {_rows(left_out)}")
                 self.whole = states.counters(state)
                 if state.iteration % loop.log_every == 0:
                     journal.write({"step": state.iteration, "seconds": round(state.seconds, 2), **entry})
@@ -201,12 +205,8 @@ class Trainer:
         """What people should know before anything is trained: an entry of the log, where there is something."""
         warnings = [f"the alarm cannot ring: {why}" for why in blind(self.recipe, self.needs.pairs is not None)]
         warnings += kinships(self.recipe.roles)
-        left_out = self._left_out()
-        if left_out:
-            row, why = next(iter(left_out.items()))
-            warnings.append(
-                f"data: {len(left_out)} rows cannot be used and are left out; the first is row {row}: {why}"
-            )
+        if left_out := self._left_out():
+            warnings.append(_rows(left_out))
         for text in warnings:
             journal.say(f"warning: {text}")
         if warnings:
@@ -266,8 +266,6 @@ class Trainer:
         }
         if self.needs.pairs:
             entry["win_rates"] = True
-        if left_out := self._left_out():
-            entry["unreadable"] = left_out
         entry["timing"] = clock.parts()
         self._last_scores: list[Score] = scores
         return batch, entry
@@ -337,6 +335,13 @@ class Trainer:
 
     def _save(self) -> None:
         states.save(self.state, self.folder, self.processes)
+
+
+def _rows(unreadable: Mapping[str, str]) -> str:
+    """For people."""
+    row, why = next(iter(unreadable.items()))
+    rows = f"row {row} is" if len(unreadable) == 1 else f"{len(unreadable)} rows, the first {row}, are"
+    return f"data: {rows} left out: {why}"
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = False, on_log: Listener | None = None) -> Result:

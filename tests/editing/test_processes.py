@@ -65,7 +65,9 @@ def assert_alike(runs: Path, first: str, second: str, random: bool = False) -> N
     for ours, theirs in zip(a, b, strict=True):
         assert set(ours) == set(theirs)
         for name, value in ours.items():
-            if name not in ("seconds", "timing", "kind"):
+            if name in ("kind", "warnings", "verdict", "unreadable"):
+                assert theirs[name] == value
+            elif name not in ("seconds", "timing"):
                 relative = SQUARES if name.startswith("kl") else TOLERANCE
                 assert theirs[name] == pytest.approx(value, rel=relative, abs=TOLERANCE), name
     a, b = (load_checkpoint(runs / name) for name in (first, second))

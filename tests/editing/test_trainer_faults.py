@@ -103,13 +103,14 @@ def assert_same_run(first, second):
 # ---- data
 
 
-def test_a_broken_image_ends_nothing_and_is_counted(make, rows, tmp_path):
+def test_a_broken_image_ends_nothing_and_is_counted(make, rows, tmp_path, capsys):
     break_row(rows, 3)
-    make("run", loop__steps=6).fit(resume=False)
+    make("run", loop__steps=6, loop__log_every=4).fit(resume=False)
     assert latest_checkpoint(tmp_path / "run") == 6
-    told = [line["unreadable"] for line in lines(tmp_path / "run", "train") if "unreadable" in line]
-    assert [list(rows) for rows in told] == [["r3"]] and "truncated" in told[0]["r3"]  # once, when it was met
-    assert [line["statuses"] for line in lines(tmp_path / "run", "train")] == [{"ok": 8}] * 6
+    (told,) = lines(tmp_path / "run", "data")  # once, when it was met
+    assert list(told["unreadable"]) == ["r3"] and "truncated" in told["unreadable"]["r3"]
+    assert "row r3 is left out" in capsys.readouterr().err
+    assert [line["statuses"] for line in lines(tmp_path / "run", "train")] == [{"ok": 8}]
 
 
 def test_a_run_over_a_broken_image_resumes_exactly(make, rows, tmp_path):
@@ -120,14 +121,14 @@ def test_a_run_over_a_broken_image_resumes_exactly(make, rows, tmp_path):
     whole, parted = load_checkpoint(tmp_path / "whole"), load_checkpoint(tmp_path / "parted")
     for name, value in whole.tensors["policy"].items():
         assert torch.equal(value, parted.tensors["policy"][name])
-    assert lines(tmp_path / "whole", "train") == lines(tmp_path / "parted", "train")
+    assert lines(tmp_path / "whole", "train", "data") == lines(tmp_path / "parted", "train", "data")
 
 
 def test_rows_that_lack_something_are_said_at_the_start(make, rows, tmp_path, capsys):
     (rows.parent / "1.png").unlink()
     make().fit(resume=False)
     (begun,) = lines(tmp_path / "run", "start")
-    assert list(begun["unreadable"]) == ["r1"] and any("1 rows cannot be used" in text for text in begun["warnings"])
+    assert list(begun["unreadable"]) == ["r1"] and any("row r1 is left out" in text for text in begun["warnings"])
     assert "row r1" in capsys.readouterr().err
     assert any("the alarm cannot ring: evaluation.monitor_tasks is 2" in text for text in begun["warnings"])
 
