@@ -121,9 +121,10 @@ def _iteration(found: "DryRun") -> Lines:
     yield "iteration", f"{rollout.groups} tasks x {rollout.members} edits = {counts.samples:,} edits; {name}"
     place = f"{rollout.place}{f' over the first {rollout.within}' if rollout.within else ''}"
     noise = f"noise in {rollout.window} of them ({place})" if rollout.window else "without noise"
+    once = ", those before the noise once a group" if rollout.start == "shared" and rollout.place == "sliding" else ""
     yield (
         "sampling",
-        f"{counts.sampled:,} predictions: {rollout.steps} steps each, {noise}, {rollout.batch} at a time",
+        f"{counts.sampled:,} predictions: {rollout.steps} steps each{once}, {noise}, {rollout.batch} at a time",
     )
     shares = f"in {loop.updates} update{'s' if loop.updates > 1 else ''}, micro-batches of {loop.micro_batch}"
     held = f", {counts.held} for the anchor" if counts.held else ""
@@ -190,15 +191,28 @@ def _time(found: "DryRun") -> Lines:
     total = _duration(sum(seconds.parts.values()))
     unknown = "" if "reward" in seconds.parts else "; the reward's time is not known"
     if seconds.measured:
-        how = f"measured on one batch here ({found.device.type})"
-        how += ", without compiling" if found.recipe.loop.compile else ""
-        yield "time", f"about {total} an iteration: {parts}{unknown}; {how}"
+        yield "time", f"about {total} an iteration: {parts}{unknown}; {_how_measured(found)}"
     else:
         from editing.dryrun import ASSUMED_FLOPS
 
         speed = f"{ASSUMED_FLOPS / 1e12:.0f} TFLOP/s"
         yield "time", f"about {total} an iteration for one GPU at an assumed {speed}: {parts}{unknown}"
         yield "", "several processes share it"
+
+
+def _how_measured(found: "DryRun") -> str:
+    here = f"({found.device.type})"
+    if not found.parts_seconds:
+        return f"measured on one batch here {here}" + (", without compiling" if found.recipe.loop.compile else "")
+    how = f"measured on a small one here {here}"
+    if not found.recipe.loop.compile:
+        return how
+    if found.device.type != "cpu":
+        return f"{how}, without compiling"
+    from editing.dryrun_iteration import COMPILED
+
+    faster = " and ".join(f"{name} {times:g}" for name, times in COMPILED.items())
+    return f"{how} before compiling, which is taken to make {faster} times as fast, after a minute at the start"
 
 
 # ---- words

@@ -3,14 +3,15 @@
 __all__ = ["tracked"]
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmreward.batch import Scored
+Row = TypeVar("Row")
 
 
-def tracked(score: Callable[[], Iterable[Scored]], total: int, name: str, console: Console) -> Iterator[Scored]:
+def tracked(score: Callable[[], Iterable[Row]], total: int, name: str, console: Console) -> Iterator[Row]:
     """What `score` gives, with a bar on `console`; Ctrl-C says how far it came."""
     columns = (
         TextColumn("scoring with {task.description}"),

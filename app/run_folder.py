@@ -12,9 +12,10 @@ from typing import Any
 
 
 @contextmanager
-def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """`folder` holds `recipe.yaml` inside the `with`. Where that ends with an error before anything was trained (there
-    is no checkpoint, and no line of the log is of a step), the folder is as it was.
+def run_folder(folder: Path, recipe: Mapping[str, Any] | None) -> Iterator[None]:
+    """`folder` holds `recipe.yaml` inside the `with`; with None the one that is there already. Where that ends with an
+    error before anything was trained (there is no checkpoint, and no line of the log is of a step), the folder is as it
+    was.
     """
     import yaml
 
@@ -23,7 +24,8 @@ def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
     had_log = (folder / "log.jsonl").exists()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+    if recipe is not None:
+        kept.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
     try:
         yield
     except BaseException:

@@ -1,7 +1,8 @@
 """How scores look in a terminal: each row where there are few, what they come to, and what failed and why."""
 
-__all__ = ["show"]
+__all__ = ["how_to_score", "show", "unseen_instruction"]
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmreward.batch import Rows, Scored
+from mmreward.batch import STANDARD_OUTPUT, Rows, Scored
+from mmreward.score import Score
 
 FEW = 30
 """Up to this many rows are shown one by one."""
 _EXAMPLES = 3
 _ID_WIDTH = 26
 _LEAST_INSTRUCTION = 20
+_BLIND = {"preservation", "quality"}
+"""Dimensions that can be measured without knowing what was asked for."""
 
 
 class Measured(Protocol):
@@ -33,10 +37,13 @@ class Measured(Protocol):
 
 def show(
     scored: Sequence[Scored], reward: Measured, rows: Rows, out: Path | None, console: Console | None = None
-) -> int:
-    """Print the result; returns the number of rows that failed (`not_applicable` is not a failure)."""
-    console = console or Console(highlight=False)
-    measures = ("overall", *reward.dims)
+) -> bool:
+    """Print the result, on standard error where the scores themselves go to standard output. Returns whether all is
+    well: some row has a score, and none failed (`not_applicable` is not a failure).
+    """
+    console = console or Console(highlight=False, stderr=out == STANDARD_OUTPUT)
+    has_overall = any(one.score.ok and one.score.has_overall for one in scored)
+    measures = ("overall", *reward.dims) if has_overall or not reward.dims else reward.dims
     by_status = defaultdict(list)
     for one in scored:
         by_status[one.score.status].append(one)
@@ -51,13 +58,43 @@ def show(
         (status for status in by_status if by_status[status]), key=lambda s: (s != "ok", -len(by_status[s]))
     )
     counts = " · ".join(f"{len(by_status[status])} {status}" for status in statuses)
-    console.print(Text(f"{len(scored)} rows of {rows.where.name}, scored with {reward.name}: {counts}", "bold"))
+    _line(console, f"{len(scored)} rows of {rows.where.name}, scored with {reward.name}: {counts}", "bold")
     for status in statuses:
         if status != "ok":
             _explain(console, status, by_status[status])
-    if out:
-        console.print(Text(f"Written to {out}"))
-    return sum(len(by_status[status]) for status in statuses if status not in ("ok", "not_applicable"))
+    if advice := how_to_score([one.score for one in scored], [one.row.instruction for one in scored], reward.name):
+        _line(console, advice, "bold yellow")
+    if out and out != STANDARD_OUTPUT:
+        _line(console, f"Written to {out}")
+    return bool(by_status["ok"]) and all(status in ("ok", "not_applicable") for status in statuses)
+
+
+def how_to_score(scores: Sequence[Score], instructions: Sequence[str], reward: str) -> str | None:
+    """What to do where no row has a score because the reward applies to none."""
+    if any(score.status != "not_applicable" for score in scores):
+        return None
+    if not any(instruction.strip() for instruction in instructions):
+        return "No row has a score: none has an instruction."
+    return (
+        f"No row has a score: {reward} applies to none of these edits. Photos are judged by a model that knows them, "
+        "such as --reward vlm:Qwen/Qwen2.5-VL-7B-Instruct or --reward clip:ViT-B-32/laion2b_s34b_b79k; --reward pixels "
+        "needs no model, and sees what was changed but not whether it was asked for."
+    )
+
+
+def unseen_instruction(reward: Measured) -> str | None:
+    """The warning for a reward that would choose among edits and cannot know what was asked for."""
+    if not reward.dims or not set(reward.dims) <= _BLIND:
+        return None
+    return (
+        f"{reward.name} measures {' and '.join(reward.dims)} and not whether the instruction was followed: copies of "
+        "the source that nobody edited may score best, and be kept. Use a judge, or a combination with one."
+    )
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """One line, not broken at the width of the terminal: what stands in it may be a path that somebody copies."""
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def _each(scored: Sequence[Scored], measures: Sequence[str], width: int) -> Table:
@@ -79,7 +116,7 @@ def _each(scored: Sequence[Scored], measures: Sequence[str], width: int) -> Tabl
             cells = [Text(one.score.status, "yellow"), *[Text("–", "dim")] * (len(measures) - 1)]
         if left >= _LEAST_INSTRUCTION:
             cells.insert(0, Text("" if one.row.instruction == before else one.row.instruction))
-        table.add_row(Text(one.row.id), *cells)
+        table.add_row(Text(_shortened(one.row.id, ids)), *cells)
         before = one.row.instruction
     return table
 
@@ -91,7 +128,7 @@ def _summary(scored: Sequence[Scored], measures: Sequence[str]) -> Table:
         table.add_column(name, justify="right", min_width=6)
     for name in measures:
         of = [{"overall": one.score.overall, **one.score.dims} for one in scored]
-        values = [row[name] for row in of if name in row]
+        values = [row[name] for row in of if not math.isnan(row.get(name, math.nan))]
         if not values:
             table.add_row(_title(name), "0", *["–"] * 6)
             continue
@@ -109,9 +146,17 @@ def _explain(console: Console, status: str, some: Sequence[Scored]) -> None:
     ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
     for error, ids in ordered[:_EXAMPLES]:
         rows = f"row {ids[0]}" if len(ids) == 1 else f"{len(ids)} rows: {', '.join(ids[:_EXAMPLES])}"
-        console.print(Text(f"  {status}: {error} ({rows}{', …' if len(ids) > _EXAMPLES else ''})", "yellow"))
+        _line(console, f"  {status}: {error} ({rows}{', …' if len(ids) > _EXAMPLES else ''})", "yellow")
     if left := sum(len(ids) for _, ids in ordered[_EXAMPLES:]):
-        console.print(Text(f"  {status}: {left} more; the output's column `error` has them all", "yellow"))
+        _line(console, f"  {status}: {left} more; the output's column `error` has them all", "yellow")
+
+
+def _shortened(text: str, width: int) -> str:
+    """A long id without its middle: what tells ids apart stands at their ends."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def _title(name: str) -> str:
@@ -119,6 +164,6 @@ def _title(name: str) -> str:
 
 
 def _coloured(value: float | None) -> Text:
-    if value is None:
+    if value is None or math.isnan(value):
         return Text("–", "dim")
     return Text(f"{value:.3f}", "green" if value >= 0.7 else "red" if value < 0.3 else "")

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,16 +25,18 @@ from PIL import Image
 from editing.algorithms.algorithm import Algorithm
 from editing.data import FileTasks, Task, TaskConfig, Tasks, load_tasks
 from editing.dryrun_editor import EditorFacts, look
+from editing.dryrun_iteration import predictions, seconds_of_parts, window_places
 from editing.dryrun_place import Place, find_editor
 from editing.dryrun_reward import Part, declare
 from editing.dryrun_tokens import Tokens, tokens
 from editing.parts import parts_of
 from editing.recipe import Recipe
-from editing.roles import check_roles
+from editing.roles import Spec, check_roles, in_role
 from editing.winrate import judge_of
 from mmreward.edit import Edit
 from mmreward.judge.reward import JudgeReward
 from mmreward.reward import Reward
+from mmreward.training import TrainingError
 from mmreward.training.checkpoint import refuse_to_overwrite
 
 ASSUMED_FLOPS = 2e14
@@ -47,7 +50,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Counts:
-    """Predictions of the network in one iteration, of one sample each."""
+    """Predictions of the network in one iteration, of one sample each (the mean, where iterations differ)."""
 
     samples: int
     examples: int
@@ -87,6 +90,8 @@ class DryRun:
     """Of one group, by judge."""
     reward_seconds: float | None = None
     """Of one edit."""
+    parts_seconds: Mapping[str, float] | None = None
+    """Of the parts of an iteration, after a small one that was made for real."""
 
     @property
     def memory(self) -> dict[str, float | None]:
@@ -116,16 +121,20 @@ def dry_run(recipe: Recipe, folder: Path, resume: bool = False) -> DryRun:
     if algorithm:
         found.counts = _counts(recipe, algorithm)
     tasks = _tasks(found, attempt)
-    rewards = _rewards(found, attempt, algorithm)
+    rewards = _rewards(found, attempt)
     if place := attempt("editor", lambda: find_editor(recipe.editor)):
         probe = None if found.problems else tasks.get("data")
         found.editor = attempt("editor", lambda: look(recipe, place, probe, device)) or _unknown(place)
-    if "data" in tasks and "reward" in rewards:
-        _probe(found, rewards["reward"], tasks["data"])
+    judge = _judge(recipe, attempt, algorithm, rewards.get("reward"))
+    if "data" in tasks and judge:
+        _probe(found, judge, tasks["data"])
     for role in ("monitor", "final"):
         if not found.problems and role in tasks and role in rewards and all(part.loaded for part in found.roles[role]):
             edit = tasks[role].edit(_copies(tasks[role].source, 1)[0], with_target=True)
             _check_scores(found, role, rewards[role], [edit])
+    if not found.problems and found.reward_seconds is not None and found.seconds and found.seconds.measured:
+        estimate = sum(found.seconds.parts.values())
+        found.parts_seconds = attempt("loop", lambda: seconds_of_parts(recipe, rewards["reward"], device, estimate))
     return found
 
 
@@ -138,7 +147,7 @@ class _Attempts:
     def __call__(self, key: str, check: Callable[[], Found]) -> Found | None:
         try:
             return check()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, TrainingError) as error:
             said = str(error)
             self.problems.append(said if said.startswith(key) else f"{key}: {said}")
             return None
@@ -159,11 +168,12 @@ def _counts(recipe: Recipe, algorithm: Algorithm) -> Counts:
     samples = rollout.groups * rollout.members
     examples = rollout.window if needs.trajectory else needs.levels
     trained, updates = samples * examples, recipe.loop.updates
+    places = window_places(rollout)
     held = updates * math.ceil(samples / updates / recipe.anchor.every) if recipe.anchor else 0
     return Counts(
         samples=samples,
         examples=examples,
-        sampled=samples * rollout.steps,
+        sampled=round(sum(predictions(rollout, place) for place in range(places)) / places),
         trained=trained + held,
         compared=trained * (int(needs.reference) + int(needs.old is not None)) + held,
         held=held,
@@ -194,19 +204,27 @@ def _open(config: TaskConfig) -> tuple[Tasks, Task]:
     return tasks, [tasks.task(index) for index in range(count)][0]
 
 
-def _rewards(found: DryRun, attempt: _Attempts, algorithm: Algorithm | None) -> dict[str, Reward]:
+def _rewards(found: DryRun, attempt: _Attempts) -> dict[str, Reward]:
     recipe, rewards = found.recipe, {}
     for role, spec in recipe.roles.specs.items():
         parts: list[Part] = []
-        reward = attempt(f"roles.{role}", lambda spec=spec, parts=parts: declare(spec, parts))  # type: ignore[misc]
+        reward = attempt(f"roles.{role}", partial(_declared, recipe, role, spec, parts))
         if reward is not None:
             found.roles[role], rewards[role] = parts, reward
-    if "reward" in rewards and algorithm:
-        judge = attempt("roles.reward", lambda: judge_of(rewards["reward"], algorithm.needs))
-        attempt("advantage", lambda: parts_of(judge, recipe.advantage) if judge else None)
-        if judge:
-            rewards["reward"] = judge
     return rewards
+
+
+def _declared(recipe: Recipe, role: str, spec: Spec, parts: list[Part]) -> Reward:
+    return in_role(recipe.roles, role, declare(spec, parts))
+
+
+def _judge(recipe: Recipe, attempt: _Attempts, algorithm: Algorithm | None, reward: Reward | None) -> Reward | None:
+    """What the algorithm learns from: `reward`, or win rates by its comparisons."""
+    if reward is None or algorithm is None:
+        return reward
+    judge = attempt("roles.reward", lambda: judge_of(reward, algorithm.needs))
+    attempt("advantage", lambda: parts_of(judge, recipe.advantage) if judge else None)
+    return judge or reward
 
 
 def _probe(found: DryRun, reward: Reward, task: Task) -> None:
@@ -279,12 +297,14 @@ def _seconds(found: DryRun) -> Seconds | None:
     if editor is None or counts is None:
         return None
     again = int(recipe.loop.gradient_checkpointing)
+    if found.parts_seconds:
+        return Seconds(found.parts_seconds, True)
     if editor.seconds:
         one = editor.seconds
         parts = {
             "sample": counts.sampled * one["sample"],
             "decode": counts.samples * one["decode"],
-            "train": counts.trained * (one["train"] + again * one["sample"]) + counts.compared * one["sample"],
+            "update": counts.trained * (one["train"] + again * one["sample"]) + counts.compared * one["sample"],
         }
         if found.reward_seconds is not None:
             parts["reward"] = counts.samples * found.reward_seconds
@@ -294,4 +314,4 @@ def _seconds(found: DryRun) -> Seconds | None:
     backward = 2 if recipe.policy.weights == "full" else 1  # LoRA needs no gradients of the frozen weights
     each = editor.flops / ASSUMED_FLOPS
     train = counts.trained * (1 + backward + again) + counts.compared
-    return Seconds({"sample": counts.sampled * each, "train": train * each}, False)
+    return Seconds({"sample": counts.sampled * each, "update": train * each}, False)

@@ -15,7 +15,7 @@ from typing import Any
 from editing.dryrun_tokens import Listener
 from mmreward.combine import from_mapping, opened
 from mmreward.edit import Edit
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.preference import Pair, Preference
 from mmreward.reward import LOADERS, RECIPES, Reward, load_reward, read_spec, unknown
 from mmreward.score import Score
@@ -167,7 +167,7 @@ def _judge(spec: str, model: str, options: dict[str, str], own: Sequence[str], c
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
-    return JudgeReward(Listener(), load_way(way_name, options, card), name=f"{name}:{model}", model=model)
+    return judge_reward(Listener(), load_way(way_name, options, card), name=f"{name}:{model}", model=model)
 
 
 def _weigh(folder: Path) -> int:

@@ -1,13 +1,13 @@
 """Is it the same run? A checkpoint goes on with the recipe that it was made with.
 
-What says how long a run is, when and in what form it is saved, and where its curves go may change; so may the address of a server,
-whose model stays. Everything else would make another run of it, which the log and the report would tell as one.
+What says how long a run is, when and in what form it is saved, and where its curves go may change; so may the address
+of a server whose model stays. Everything else would make another run of it, which log and report would tell as one.
 """
 
 __all__ = ["check_same_run"]
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from pydantic import BaseModel
 
 from editing.recipe import Recipe, load_algorithm
 from mmreward.config import ConfigError, read_config
+from mmreward.training.same_run import LENGTH_AND_SAVING, differences
 
-MAY_CHANGE = ("loop.steps", "loop.minutes", "loop.save_minutes", "policy.export", "trackers")
+MAY_CHANGE = (*LENGTH_AND_SAVING, "policy.export", "trackers")
 _SERVER = re.compile(r"openai:[^#?]*#")
 
 
@@ -29,29 +30,25 @@ def check_same_run(stored: Mapping[str, Any], recipe: Recipe, checkpoint: Path) 
             f"{checkpoint} was made by another version of this program, with settings that are none now ({error}). "
             "Finish it with that version, or start a new run in another --out"
         ) from None
-    now = _settings(recipe)
-    changed = [key for key in {**before, **now} if key not in MAY_CHANGE and before.get(key) != now.get(key)]
-    if changed:
-        differences = "; ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
+    if changed := differences(before, _settings(recipe), MAY_CHANGE):
         raise ConfigError(
-            f"--resume: {checkpoint} was made with another recipe: {differences}. Only {', '.join(MAY_CHANGE)} may "
-            "change; leave the recipe out to go on as it was (mmreward train --resume --out FOLDER), or choose another "
-            "--out for another run"
+            f"--resume: {checkpoint} was made with another recipe: {'; '.join(changed)}. Only {', '.join(MAY_CHANGE)} "
+            "may change; leave the recipe out to go on as it was (mmreward train --resume --out FOLDER), or choose "
+            "another --out for another run"
         )
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """All settings by dotted keys, with the defaults of the algorithm too."""
+    """All settings, with the defaults of the algorithm too, and servers without their addresses."""
     algorithm = load_algorithm(recipe)
     values = recipe.model_dump(mode="json")
     if isinstance(algorithm, BaseModel):
         values["algorithm"] = algorithm.model_dump(mode="json")
-    return dict(_flat(values, ""))
+    values["roles"] = _without_addresses(values["roles"])
+    return values
 
 
-def _flat(values: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{place}{key}.")
-        else:
-            yield f"{place}{key}", _SERVER.sub("openai:#", value) if isinstance(value, str) else value
+def _without_addresses(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_addresses(inner) for key, inner in value.items()}
+    return _SERVER.sub("openai:#", value) if isinstance(value, str) else value

@@ -5,7 +5,7 @@ from a measure can no longer be judged by it, so no measure may have two roles, 
 any spelling. A reward and a monitor that only share a backbone or a teacher are warned of.
 """
 
-__all__ = ["Measure", "Roles", "RolesConfig", "check_roles", "kinships", "load_roles", "measures"]
+__all__ = ["Measure", "Roles", "RolesConfig", "Spec", "check_roles", "in_role", "kinships", "load_roles", "measures"]
 
 import json
 from collections.abc import Mapping
@@ -171,13 +171,13 @@ def load_roles(config: RolesConfig) -> Roles:
     and no dimension to take in its place.
     """
     check_roles(config)
-    by = {str(role): dimension for role, dimension in config.by.items()}
-    loaded = {role: _loaded(role, spec, by.get(role)) for role, spec in config.specs.items()}
+    loaded = {role: in_role(config, role, load_reward(spec)) for role, spec in config.specs.items()}
     return Roles(loaded["reward"], loaded["monitor"], loaded.get("final"))
 
 
-def _loaded(role: str, spec: Spec, by: str | None) -> Reward:
-    reward = load_reward(spec)
+def in_role(config: RolesConfig, role: str, reward: Reward) -> Reward:
+    """`reward` as it counts in its role: by its overall, or by the dimension that `config` names."""
+    by = {str(name): dimension for name, dimension in config.by.items()}.get(role)
     if by is None and not reward.has_overall:
         raise ConfigError(
             f"roles.{role}: {reward.name} measures dimensions and makes no one number of them; say which one counts, "

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from editing.algorithms.algorithm import Needs
 from mmreward.config import ConfigError
-from mmreward.edit import Edit
+from mmreward.edit import Edit, ImageError
 from mmreward.preference import Comparer, Preference, comparer
 from mmreward.reward import Reward
 from mmreward.score import Score
@@ -32,10 +32,20 @@ class WinRates(Reward):
     def __init__(self, comparer: Comparer, rivals: int | None = None, name: str = "win rate") -> None:
         self.comparer, self.rivals, self.name = comparer, rivals, name
 
+    @property
+    def needs_group(self) -> bool:
+        """Always: a win rate is one among the members of a group."""
+        return True
+
     def score(self, edits: Sequence[Edit]) -> list[Score]:
-        members = defaultdict(list)
+        members: dict[str, list[int]] = defaultdict(list)
+        unreadable: dict[int, Score] = {}
         for place, edit in enumerate(edits):
-            members[edit.group].append(place)
+            try:
+                edit.image("edited")
+                members[edit.group].append(place)
+            except ImageError as error:  # the others meet each other as if this row were not there
+                unreadable[place] = Score.failed(error.status, error.message)
         pairs = [pair for places in members.values() for pair in _pairs(places, self.rivals)]
         found = self.comparer.compare([(edits[first], edits[second]) for first, second in pairs])
         outcomes: dict[int, list[float]] = defaultdict(list)
@@ -46,7 +56,7 @@ class WinRates(Reward):
                     outcomes[place].append(share)
                 else:
                     failures[place].append(preference)
-        return [self._score(outcomes[place], failures[place]) for place in range(len(edits))]
+        return [unreadable.get(place) or self._score(outcomes[place], failures[place]) for place in range(len(edits))]
 
     def _score(self, outcomes: Sequence[float], failures: Sequence[Preference]) -> Score:
         raw = {"comparisons": float(len(outcomes)), "failed_comparisons": float(len(failures))}

@@ -95,7 +95,7 @@ class Comparer(Protocol):
 
 
 def comparer(reward: Reward, margin: float = 0.0) -> Comparer:
-    """The reward itself where it compares, else one that compares by its scores (a tie within `margin`)."""
+    """The reward itself where it has a method `compare`, else one that compares by its scores; `margin`: a tie."""
     return cast(Comparer, reward) if isinstance(reward, Comparer) else _ByScores(reward, margin)
 
 

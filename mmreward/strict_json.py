@@ -19,7 +19,18 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     >>> dumps({"overall": float("nan"), "id": "a"})
     '{"overall": null, "id": "a"}'
     """
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
+    # Half of a surrogate pair is no text that a file could hold; JSON has an escape for it.
+    return text if _encodes(text) else json.dumps(plain, allow_nan=False, indent=indent)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

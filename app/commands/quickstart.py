@@ -104,7 +104,7 @@ def _train(folder: Path, minutes: float, console: "Console") -> tuple["Recipe", 
             return recipe, train(recipe, folder)
     except (KeyboardInterrupt, Interrupted) as stop:
         again = ["mmreward", "quickstart", "--minutes", f"{minutes:g}"]
-        resuming = ["mmreward", "train", str(folder / "recipe.yaml"), "--out", str(folder), "--resume"]
+        resuming = ["mmreward", "train", "--resume", "--out", str(folder)]
         console.print(stopped(stop, folder, again, resuming), markup=False)
         raise typer.Exit(130) from None
 

@@ -172,14 +172,30 @@ def _print(text: str) -> None:
         print(text)
 
 
+def _kept_recipe(out: Path | None, resume: bool) -> Path:
+    """The recipe of the run in `out`, where none is named."""
+    if not resume or out is None:
+        raise ValueError(
+            "name a recipe, or go on with a run: mmreward train --resume --out FOLDER; bundled recipes: "
+            + ", ".join(recipe_names())
+        )
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--resume: {out} has no recipe.yaml, so it was not started by this command; name its recipe: "
+            f"mmreward train RECIPE --resume --out {out}"
+        )
+    return path
+
+
 def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
-    """Check the task, keep the settings beside the results, and train."""
+    """Check the task, keep the settings beside the results, and train. A resumed run keeps those of its start."""
     from app.run_folder import run_folder
     from mmreward.training.checkpoint import latest_checkpoint, refuse_to_overwrite
 
     task, recipe = _task_of(recipe)
     _check_processes(task)
-    if resume and latest_checkpoint(folder) is None:
+    if resume and _leads() and latest_checkpoint(folder) is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start")
     module, _, function = TASKS[task].partition(":")
     run = getattr(import_module(module), function)
@@ -187,8 +203,32 @@ def run_recipe(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
         run(recipe, folder, resume)
         return
     refuse_to_overwrite(folder, resume)
-    with run_folder(folder, {"task": task, **recipe}):
+    kept = resume and (folder / "recipe.yaml").is_file()
+    if kept:
+        _check_same_run(task, recipe, folder / "recipe.yaml")
+    with run_folder(folder, None if kept else {"task": task, **recipe}):
         run(recipe, folder, resume)
+
+
+def _check_same_run(task: str, recipe: dict[str, Any], kept: Path) -> None:
+    """A run goes on with the settings of its start. Reward training asks its checkpoint, which knows them all."""
+    from mmreward.config import ConfigError, read_config, read_yaml
+    from mmreward.training.same_run import LENGTH_AND_SAVING, differences
+
+    if TASKS[task] == "editing.trainer:run":
+        return
+    before_task, before = _task_of(read_yaml(kept))
+    changed = [] if before_task == task else [f"task was {before_task!r} and is {task!r}"]
+    if not changed and task in SETTINGS:
+        module, _, model = SETTINGS[task].partition(":")
+        settings = getattr(import_module(module), model)
+        dumps = [read_config(settings, values).model_dump(mode="json") for values in (before, recipe)]
+        changed = differences(*dumps)
+    if changed:
+        raise ConfigError(
+            f"--resume: {kept} says that it was another run: {'; '.join(changed)}. Only {', '.join(LENGTH_AND_SAVING)} "
+            "may change; leave the recipe out to go on as it was, or choose another --out"
+        )
 
 
 def _leads() -> bool:
@@ -197,7 +237,10 @@ def _leads() -> bool:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file (.yaml) or the name of a bundled recipe.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe file (.yaml) or the name of a bundled recipe; with --resume that of --out."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints, log and result (default: runs/RECIPE).")
     ] = None,
@@ -221,7 +264,7 @@ def train(
 
       mmreward train grpo-tiny --minutes 15 --out runs/first
 
-      mmreward train grpo-tiny --out runs/first --resume
+      mmreward train --resume --out runs/first
 
       mmreward train my-recipe.yaml --set loop.lr=1e-4 --set seed=1
 
@@ -234,7 +277,7 @@ def train(
     from rich.console import Console
 
     say = Console(stderr=True, soft_wrap=True, highlight=False)
-    path = find_recipe(recipe)
+    path = _kept_recipe(out, resume) if recipe is None else find_recipe(recipe)
     folder = out or Path("runs") / path.stem
     change = [*(change or []), *(["policy.export=lora"] if lora_only else [])]
     settings = read_recipe(path, change, minutes)
@@ -253,10 +296,11 @@ def train(
         run_recipe(settings, folder, resume)
     except (KeyboardInterrupt, Interrupted) as stop:
         options = [] if minutes is None else ["--minutes", f"{minutes:g}"]
-        options += [word for text in change or [] for word in ("--set", text)]
-        command = ["mmreward", "train", recipe, "--out", str(folder), *options]
+        options += [word for text in change for word in ("--set", text)]
+        command = ["mmreward", "train", str(path) if recipe is None else recipe, "--out", str(folder), *options]
+        going_on = ["mmreward", "train", "--resume", "--out", str(folder), *(options if resume else [])]
         if _leads():
-            say.print(stopped(stop, folder, command, [*command, "--resume"]), markup=False)
+            say.print(stopped(stop, folder, command, going_on), markup=False)
         raise typer.Exit(130) from None
     except (CheckpointError, TrainingError) as error:
         say.print(f"mmreward: {error}", markup=False)

@@ -1,7 +1,8 @@
 """Reading edits: JSONL, CSV, Parquet, a dataset folder of Hugging Face, or a folder with one folder per edit.
 
 - `edits.jsonl`, `.csv`, `.parquet`: one row an edit, columns named as the fields of `Edit` or mapped to them. Image
-  columns hold paths, relative to the file, or (Parquet) bytes or Hugging Face's {bytes, path}.
+  columns hold paths, relative to the file, data URLs, base64, or (Parquet) bytes or Hugging Face's {bytes, path}.
+- `-`: JSONL on standard input; its paths are relative to the working folder.
 - imagefolder: a folder with `metadata.jsonl`, `.csv` or `.parquet`, where the column `source_file_name` names the file
   of the column `source`, and `file_name` that of the column `image`
   (https://huggingface.co/docs/datasets/image_dataset).
@@ -12,27 +13,27 @@
   edited image is asked for there is one row a folder; where there is none, `target.*` is the edited image.
 - a folder with `edits.jsonl`, `edits.csv` or `edits.parquet`: that file.
 
-A column or file called `reference`, the older name of `target`, is read as that where there is no `target`.
+A column or file called `reference`, the older name of `target`, is read as that where there is no `target`. Files whose
+names begin with a dot, such as the companions `._a.png` that macOS leaves, are no images and no shards.
 
-Files are read row by row, twice: for their columns and their number, then for the rows.
+Files are read row by row; JSONL and CSV twice, since only reading tells their columns and their number of rows.
 """
 
-__all__ = ["read_rows"]
+__all__ = ["read_rows", "read_table"]
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mmreward.batch.rows import FIELDS, Row, Rows, make_row
-from mmreward.batch.shards import arrow, find_shards, matching
+from mmreward.batch.formats import FORMATS, Survey, format_of
+from mmreward.batch.rows import IMAGE_FIELDS, TEXT_FIELDS, Row, Rows, make_row
+from mmreward.batch.shards import find_shards, matching
 from mmreward.reward import unknown
-
-Records = Callable[[Path], Iterator[dict[str, Any] | str]]
-"""Yields records, or for a row that cannot be read what is wrong with it."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2")
 _OLDER_NAMES = {"target": "reference"}
@@ -49,18 +50,31 @@ def read_rows(
     {"edited": "target"}; `instead` does so for columns that are there, where the field has none of its own. Raises
     ValueError or OSError where no row could be right: no such file, a missing column.
     """
+    return read_table(path, mapping, needs, instead)
+
+
+def read_table(
+    path: str | Path,
+    mapping: Mapping[str, str] | None,
+    needs: Sequence[str],
+    instead: Mapping[str, str] | None = None,
+    image_fields: Sequence[str] = IMAGE_FIELDS,
+) -> Rows:
+    """`read_rows` for rows that have other images than those of an `Edit`."""
     path = Path(path)
-    for name in mapping or {}:
-        if name not in FIELDS:
-            raise unknown("field of an edit", name, FIELDS)
-    read = _Reading(mapping or {}, needs, instead or {})
+    read = _Reading(_current_names(mapping or {}), needs, instead or {}, image_fields)
+    for name in read.mapping:
+        if name not in read.all_fields:
+            raise unknown("field of an edit", name, read.all_fields)
+    if str(path) == "-":
+        return _standard_input(read)
     if path.is_dir():
         return _folder(path, read)
     if files := matching(path):
         return _table(path, files, read)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
-    return _file(path, read)
+    return _table(path, [path], read)
 
 
 @dataclass(frozen=True)
@@ -70,13 +84,39 @@ class _Reading:
     mapping: Mapping[str, str]
     needs: Sequence[str]
     instead: Mapping[str, str]
+    image_fields: Sequence[str]
+
+    @property
+    def all_fields(self) -> tuple[str, ...]:
+        return ("id", *TEXT_FIELDS, *self.image_fields)
+
+
+def _current_names(mapping: Mapping[str, str]) -> dict[str, str]:
+    """`mapping` with fields by the names that they have now."""
+    renamed = {older: field for field, older in _OLDER_NAMES.items()}
+    for older, field in renamed.items():
+        if older in mapping and field in mapping:
+            raise ValueError(f"--map {older}: the field is called {field} now, and {field} is mapped too; give one")
+    return {renamed.get(field, field): column for field, column in mapping.items()}
+
+
+def _standard_input(read: _Reading) -> Rows:
+    spool = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115  # removed with the rows that are read from it
+    shutil.copyfileobj(sys.stdin.buffer, spool)
+    spool.flush()
+    rows = _table(Path("standard input"), [Path(spool.name)], read, folder=Path())
+
+    def iterate(_: object = spool) -> Iterator[Row]:
+        return iter(rows)
+
+    return Rows(rows.where, rows.total, rows.columns, iterate, rows.fields)
 
 
 def _folder(path: Path, read: _Reading) -> Rows:
     for stem in ("metadata", "edits"):
-        for suffix in _READERS:
-            if (path / (stem + suffix)).is_file():
-                return _file(path / (stem + suffix), read, images=stem == "metadata")
+        for suffix in FORMATS:
+            if (file := path / (stem + suffix)).is_file():
+                return _table(file, [file], read, images=stem == "metadata")
     if shards := find_shards(path):
         return _table(path, shards, read)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_edit(folder))
@@ -87,45 +127,38 @@ def _folder(path: Path, read: _Reading) -> Rows:
         )
     if read.mapping:
         raise ValueError("a mapping of columns is for files with columns; a folder of edits has none")
+    if set(read.image_fields) != set(IMAGE_FIELDS):
+        raise ValueError(f"{path} is a folder of edits; {' and '.join(read.needs)} are columns of a file")
     iterate = partial(_each, folders, "edited" in read.needs)
-    return Rows(path, sum(1 for _ in iterate()), ("id", *read.needs), iterate)
+    rows = list(iterate())
+    fields = {name: name for row in rows for name in (*row.texts, *row.images)}
+    return Rows(path, len(rows), ("id", *read.needs), iterate, fields)
 
 
-def _file(path: Path, read: _Reading, images: bool = False) -> Rows:
-    if path.suffix.lower() not in _READERS:
-        raise ValueError(
-            f"{path}: edits are read from {', '.join(_READERS)} or a folder, not from {path.suffix or 'this'!r}"
-        )
-    return _table(path, [path], read, images)
-
-
-def _table(path: Path, files: Sequence[Path], read: _Reading, images: bool = False) -> Rows:
-    """The rows of one table in `files`, which `path` names; paths in it are relative to the files."""
-    reader = {**_READERS, ".arrow": arrow}[files[0].suffix.lower()]
-    names: dict[str, None] = {}
-    total, broken = 0, []
-    for record in (record for file in files for record in reader(file)):
-        total += 1
-        if isinstance(record, str):
-            broken.append(record)
-        else:
-            names.update(dict.fromkeys(_renamed(record) if images else record))
-    if total == 0:
+def _table(path: Path, files: Sequence[Path], read: _Reading, images: bool = False, folder: Path | None = None) -> Rows:
+    """The rows of one table in `files`, which `path` names; paths in it are relative to `folder`, by default to that of
+    the files. `images`: it is the table of an imagefolder.
+    """
+    form = format_of(path, files)
+    survey = Survey.of_all([form.survey(file) for file in files])
+    names = _names(path, survey.columns) if images else {name: name for name in survey.columns}
+    if survey.total == 0:
         raise ValueError(f"{path} is empty: it holds no row")
-    if len(broken) == total:
-        raise ValueError(f"{path} cannot be read: {broken[0]}")
-    columns = _columns(path, tuple(names), read)
+    if survey.broken == survey.total:
+        raise ValueError(f"{path} cannot be read: {survey.first_broken}")
+    columns = _columns(path, tuple(names.values()), read)
+    folder = files[0].parent if folder is None else folder
 
     def iterate() -> Iterator[Row]:
-        for number, record in enumerate(record for file in files for record in reader(file)):
+        for number, record in enumerate(record for file in files for record in form.records(file)):
             place = f"{path.name} row {number + 1}"
             if isinstance(record, str):
                 yield Row(str(number), error=f"{path.name} {record}")
             else:
-                named = _renamed(record) if images else record
-                yield make_row(named, place, number, files[0].parent, columns, read.needs)
+                named = {names[name]: value for name, value in record.items()}
+                yield make_row(named, place, number, folder, columns, read.needs, read.image_fields)
 
-    return Rows(path, total, tuple(names), iterate)
+    return Rows(path, survey.total, tuple(names.values()), iterate, columns)
 
 
 def _columns(path: Path, names: Sequence[str], read: _Reading) -> dict[str, str]:
@@ -141,7 +174,7 @@ def _columns(path: Path, names: Sequence[str], read: _Reading) -> dict[str, str]
     for field, older in _OLDER_NAMES.items():
         if field not in mapping and field not in free and older in free:
             mapping[field] = older
-    columns = {field: mapping.get(field, field) for field in FIELDS if field in mapping or field in free}
+    columns = {field: mapping.get(field, field) for field in read.all_fields if field in mapping or field in free}
     missing = [field for field in read.needs if field not in columns]
     if missing:
         raise ValueError(
@@ -151,48 +184,14 @@ def _columns(path: Path, names: Sequence[str], read: _Reading) -> dict[str, str]
     return columns
 
 
-def _renamed(record: Mapping[str, Any]) -> dict[str, Any]:
+def _names(path: Path, columns: Sequence[str]) -> dict[str, str]:
     """Hugging Face's imagefolder: the column `x_file_name` names the file of `x`, and `file_name` that of `image`."""
-    names = {name: "image" if name == "file_name" else name.removesuffix("_file_name") for name in record}
-    return {names[name]: value for name, value in record.items()}
-
-
-def _jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:  # also UnicodeDecodeError
-                yield f"line {number} is not JSON: {error}"
-            else:
-                yield record if isinstance(record, dict) else f"line {number} is not a JSON object"
-
-
-def _csv(path: Path) -> Iterator[dict[str, Any] | str]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        try:
-            for record in csv.DictReader(stream):
-                extra = record.pop(None, None)
-                yield "row has more cells than the header: " + ", ".join(extra) if extra else record
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any] | str]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
-
-
-_READERS: dict[str, Records] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    names = {name: "image" if name == "file_name" else name.removesuffix("_file_name") for name in columns}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        both = " and ".join(column for column, name in names.items() if name == twice[0])
+        raise ValueError(f"{path}: the columns {both} both say what {twice[0]} is; remove one of them")
+    return names
 
 
 def _is_edit(folder: Path) -> bool:
@@ -200,7 +199,13 @@ def _is_edit(folder: Path) -> bool:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _text(file: Path) -> str:
+    """Its text without the line break at the end that editors leave."""
+    return file.read_text(encoding="utf-8-sig").strip("\r\n")
 
 
 def _find(folder: Path, stem: str) -> Path | None:
@@ -215,7 +220,7 @@ def _each(folders: Sequence[Path], needs_edited: bool) -> Iterator[Row]:
     for folder in folders:
         files = {name: folder / f"{name}.txt" for name in _TEXT_FILES}
         try:
-            texts = {name: file.read_text(encoding="utf-8").strip() for name, file in files.items() if file.is_file()}
+            texts = {name: _text(file) for name, file in files.items() if file.is_file()}
         except (OSError, UnicodeDecodeError) as error:
             yield Row(folder.name, error=f"{folder}: a text file cannot be read: {error}")
             continue

@@ -1,91 +1,113 @@
-"""Comparing rows: pairs of edits from a file, each with its preference, written as scores are.
+"""Comparing rows: pairs of edits from a file, each with its preference, written as a table of judgements.
 
-A row names the source, the instruction and two edited images, `first` and `second`. It is read as two edits that differ
-in the edited image; the preference is written as a score whose `overall` is what the first edit gets of the comparison
-(its probability of being better, and half of that of a tie), with the probabilities as dimensions.
+A row names the source, the instruction and two edited images, `first` and `second`.
 """
 
-__all__ = ["DIMS", "PairRow", "PairRows", "compare_rows", "read_pairs"]
+__all__ = ["DIMS", "Compared", "compare_rows", "read_pairs", "write_pairs"]
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from mmreward.batch.inputs import read_rows
+from mmreward.batch.images import image_cells
+from mmreward.batch.inputs import read_table
+from mmreward.batch.judgements import PairJudgement, write_judgements
 from mmreward.batch.rows import Row, Rows
 from mmreward.batch.run import Scored
+from mmreward.edit import Edit
 from mmreward.preference import Comparer, Preference
 from mmreward.score import Score
 
 DIMS = ("first", "tie", "second")
+_EDITED = ("first", "second")
+_BESIDE = ("mask", "target")
+"""Images that a pair may have besides."""
 
 
 @dataclass(frozen=True)
-class PairRow:
-    """The same row with either edited image. `row` is what is written beside the result."""
+class Compared:
+    """A pair, without its images, and its preference."""
 
-    first: Row
-    second: Row
     row: Row
+    preference: Preference
+
+    @property
+    def scored(self) -> Scored:
+        """The preference as a score: what the first edit gets of the comparison (its probability of being better, and
+        half of that of a tie), with the probabilities as dimensions.
+        """
+        preference = self.preference
+        if not preference.ok:
+            failed = Score.failed(preference.status, preference.error or "no preference")
+            return Scored(self.row, failed)
+        dims = {"first": preference.first, "tie": preference.tie, "second": min(preference.second, 1.0)}
+        return Scored(self.row, Score(preference.share, dims))
 
 
-@dataclass(frozen=True)
-class PairRows:
-    """The pairs of an input, read anew by each iteration."""
-
-    first: Rows
-    second: Rows
-    columns: tuple[str, str]
-    """Columns of the two edited images."""
-
-    def __iter__(self) -> Iterator[PairRow]:
-        for first, second in zip(self.first, self.second, strict=True):
-            meta = {name: value for name, value in first.meta.items() if name not in self.columns}
-            error = first.error or second.error
-            yield PairRow(first, second, replace(first, meta=meta, error=error))
-
-
-def read_pairs(path: str | Path, mapping: Mapping[str, str] | None = None) -> PairRows:
+def read_pairs(path: str | Path, mapping: Mapping[str, str] | None = None) -> Rows:
     """The pairs of a file with the columns instruction, source, first and second (and, where there are any, the other
     columns of edits). `mapping` names the columns of fields that are called otherwise. Raises ValueError or OSError.
     """
-    columns = dict(mapping or {})
-    first, second = columns.pop("first", "first"), columns.pop("second", "second")
-    if "edited" in columns:
+    if "edited" in (mapping or {}):
         raise ValueError("pairs have no column for edited; map first and second")
-    one = read_rows(path, {**columns, "edited": first})
-    other = read_rows(path, {**columns, "edited": second})
-    return PairRows(one, other, (first, second))
+    return read_table(path, mapping, ("instruction", "source", *_EDITED), image_fields=("source", *_EDITED, *_BESIDE))
 
 
-def compare_rows(rows: Iterable[PairRow], comparer: Comparer, batch_size: int = 32) -> Iterator[Scored]:
-    """Each row with its preference, in order; `batch_size` pairs are handed over at once. A row that could not be read
-    has the status `io_error`.
+def compare_rows(rows: Iterable[Row], comparer: Comparer, batch_size: int = 32) -> Iterator[Compared]:
+    """Each pair with its preference, in order; `batch_size` pairs are handed over at once. A row that could not be read
+    has the status `io_error`. Raises RuntimeError for a comparer that returns another number of preferences.
     """
     rest = iter(rows)
     while batch := list(islice(rest, batch_size)):
-        pairs = [(row.first.edit(), row.second.edit()) for row in batch if row.row.error is None]
-        told = iter(comparer.compare(pairs))
+        pairs = [(_edit(row, "first"), _edit(row, "second")) for row in batch if row.error is None]
+        preferences = list(comparer.compare(pairs)) if pairs else []
+        if len(preferences) != len(pairs):
+            raise RuntimeError(f"{comparer.name} returned {len(preferences)} preferences for {len(pairs)} pairs")
+        in_order = iter(preferences)
         for row in batch:
-            if row.row.error is not None:
-                yield Scored(row.row, Score.failed("io_error", row.row.error))
-                continue
-            preference = next(told)
-            more = {"verdict": preference.verdict, "consistent": preference.consistent}
-            yield Scored(replace(row.row, meta={**row.row.meta, **more}), _as_score(preference))
+            failed = None if row.error is None else Preference.failed("io_error", row.error)
+            yield Compared(replace(row, images={}), failed or next(in_order))
 
 
-def _as_score(preference: Preference) -> Score:
-    if not preference.ok:
-        return Score.failed(
-            preference.status,
-            preference.error or "no preference",
-            rationale=preference.rationale,
-            raw=preference.raw,
-            provenance=preference.provenance,
-        )
-    dims = {"first": preference.first, "tie": preference.tie, "second": min(preference.second, 1.0)}
-    return Score(
-        preference.share, dims, rationale=preference.rationale, raw=preference.raw, provenance=preference.provenance
-    )
+def write_pairs(path: Path, rows: Rows, compared: Sequence[Compared], rater: str) -> None:
+    """Write the table of judgements that `mmreward.batch.judgements` describes, and beside each row verdict,
+    consistent, rationale, raw and provenance of its preference. The rows are read again, for their images.
+    """
+    judgements, beside = [], []
+    for row, one in zip(rows, compared, strict=True):
+        preference = one.preference
+        values = {"p_first": float(preference.first), "p_tie": float(preference.tie)} if preference.ok else {}
+        judgement = {
+            "id": row.id,
+            "instruction": row.instruction,
+            **{name: row.images.get(name) for name in ("source", *_EDITED)},
+            **values,
+            "rater": rater,
+            "status": preference.status,
+            "error": preference.error,
+            "meta": dict(row.meta),
+        }
+        judgements.append(PairJudgement.model_validate(judgement))
+        beside.append(_beside(row, preference, path.parent))
+    write_judgements(path, judgements, beside)
+
+
+def _beside(row: Row, preference: Preference, folder: Path) -> dict[str, Any]:
+    texts = {name: text for name, text in row.texts.items() if name != "instruction"}
+    images = {name: image for name, image in row.images.items() if name in _BESIDE}
+    return {
+        **texts,
+        **image_cells(images, folder),
+        "verdict": preference.verdict,
+        "consistent": preference.consistent,
+        "rationale": preference.rationale,
+        "raw": dict(preference.raw),
+        "provenance": dict(preference.provenance),
+    }
+
+
+def _edit(row: Row, name: str) -> Edit:
+    images = {field: image for field, image in row.images.items() if field not in _EDITED}
+    return replace(row, images={**images, "edited": row.images[name]}).edit()

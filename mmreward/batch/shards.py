@@ -9,11 +9,9 @@ One split is read at a time. Where a folder has several, the caller names one: t
 as `FOLDER/data/train-*.parquet`.
 """
 
-__all__ = ["arrow", "find_shards", "matching"]
+__all__ = ["find_shards", "matching"]
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 _PLACES = ("", "data")
 
@@ -26,12 +24,12 @@ def find_shards(folder: Path) -> list[Path] | None:
             raise ValueError(_several(folder, splits, f"the folder of one, {folder / (splits or ['train'])[0]}"))
         folder = folder / splits[0]
     if (folder / "state.json").is_file():
-        files = sorted(folder.glob("*.arrow"))
+        files = _visible(folder, "*.arrow")
         if not files:
             raise ValueError(f"{folder} has a state.json but no .arrow file; was it copied whole?")
         return files
     for place in _PLACES:
-        if files := sorted((folder / place).glob("*.parquet")):
+        if files := _visible(folder / place, "*.parquet"):
             splits = sorted({file.stem.split("-")[0] for file in files})
             if len(splits) > 1:
                 raise ValueError(_several(folder, splits, f"a pattern, {folder / place / splits[0]}-*.parquet"))
@@ -43,7 +41,7 @@ def matching(pattern: Path) -> list[Path] | None:
     """The files that a pattern names (`*` in the last part of a path), or None where it is none."""
     if "*" not in pattern.name or pattern.exists():
         return None
-    files = sorted(pattern.parent.glob(pattern.name))
+    files = _visible(pattern.parent, pattern.name)
     if not files:
         raise FileNotFoundError(f"there is no file {str(pattern)!r}")
     if len({file.suffix for file in files}) > 1:
@@ -51,16 +49,9 @@ def matching(pattern: Path) -> list[Path] | None:
     return files
 
 
-def arrow(path: Path) -> Iterator[dict[str, Any] | str]:
-    """Records of an Arrow stream, as Hugging Face's `save_to_disk` writes it."""
-    import pyarrow
-
-    try:
-        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
-            for batch in stream:
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an Arrow stream: {error}") from None
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Without the companions `._a.parquet` that macOS leaves beside files."""
+    return sorted(file for file in folder.glob(pattern) if pattern.startswith(".") or not file.name.startswith("."))
 
 
 def _several(folder: Path, splits: list[str], example: str) -> str:

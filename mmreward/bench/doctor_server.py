@@ -37,8 +37,10 @@ def server_checks(backend: OpenAIBackend) -> Iterator[Check]:
     (text,) = _ask(backend, [_colours("red", "blue")], _GREEDY)
     wrote = text_of(text)
     if wrote.status != "ok":
-        advice = "start the server with as many images as a judge shows, for example"
-        yield Check("question", "failed", f"{wrote.status}: {wrote.error}", advice, server_line(backend))
+        is_limit = "image" in str(wrote.error)
+        advice = "start the server with as many images as a judge shows, for example" if is_limit else ""
+        command = server_line(backend) if is_limit else ""
+        yield Check("question", "failed", f"{wrote.status}: {wrote.error}", advice, command)
         return
     yield Check("question", "ok", f"two images, answered {wrote.text.strip()[:40]!r}")
     limit = _limit(backend)

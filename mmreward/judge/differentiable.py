@@ -69,7 +69,7 @@ class PixelJudge:
         for before, after, text in zip(self._look(source), self._look(edited), instructions, strict=True):
             first, second = Image.new("RGB", (1, 1)), Image.new("RGB", (1, 1))  # they stand for the pictures
             pictures |= {id(first): before, id(second): after}
-            prompts.append(self.way.questions.prompt(text.strip(), first, [second]))
+            prompts.append(self.way.questions.prompt(text, first, [second]))
         rows = [self._overall(row) for row in self.shared.chances(prompts, pictures, self.labels)]
         return torch.stack(rows)
 

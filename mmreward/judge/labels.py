@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmreward.score import Status
+from mmreward.score import Failure, Status
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Answer", "LabelIds", "answers", "failed", "find_labels"]
+__all__ = ["Answer", "LabelIds", "answers", "failed", "failed_by", "find_labels"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class LabelIds:
 
 def failed(status: Status, error: str) -> Answer:
     return Answer(status=status, error=error)
+
+
+def failed_by(failure: Failure) -> Answer:
+    return Answer(status=failure.status, error=failure.error)
 
 
 def answers(probabilities: Tensor) -> list[Answer]:

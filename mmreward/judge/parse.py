@@ -5,9 +5,15 @@ different answers in one text are none, and prose is not searched for numbers ("
 artifacts or a bad mark). Forms of scores, tried in this order:
 
     object    {"reasoning": "...", "score": [8, 7]} or {"success": 8, "over_edit": 7}, fenced or not, anywhere
-    keyed     the same where JSON is broken, for example by quotes within the reasoning: "score": [8, 7]
-    list      [8, 7] on a line of its own
-    numbers   nothing but the numbers, with or without names: "8, 7", "success: 8, over_edit: 7"
+    numbers   nothing but the numbers, with or without names: "8, 7", "success: 8, over_edit: 7",
+              "score 1: 8, score 2: 7", "8 for success, 7 for over-edit"
+    keyed     as an object where JSON is broken, for example by quotes within the reasoning, and as lines of a list:
+              "score": [8, 7], or - **success**: 8/10
+    list      [8, 7] or [8], [7] on a line of its own
+    lines     lines that hold nothing but the numbers with their names, numbered or not
+
+Numbers may be quoted. "8/10" and "8 out of 10" are 8 where 10 is the top of the scale, and nothing where it is not. A
+text that goes on with a refusal after an answer, or that declines and gives an example of one, is a refusal.
 """
 
 from __future__ import annotations
@@ -25,7 +31,10 @@ __all__ = ["Reading", "read_choice", "read_list", "read_scores"]
 _LONGEST = 100_000
 """No answer of a judge has more characters; longer ones are not searched."""
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
-_LIST = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]"
+_QUOTED = rf"""["']?{_NUMBER}["']?"""
+_LIST = rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*\]"
+_BETWEEN = r"(?:\s*[,;]\s*|\s+)"
+"""What stands between one score and the next."""
 _BEFORE = r"""(?:^|[{,\n])[ \t]*["']?"""
 """What a key stands behind, so that "total score" is not taken for "score"."""
 _SCORE_KEYS = ("score", "scores")
@@ -38,6 +47,12 @@ _REFUSAL = re.compile(
     r"|\bi need (?:\w+ ){0,5}images?\b|抱歉|对不起|无法(?:提供|评|查看)",
     re.IGNORECASE,
 )
+_EXAMPLE = re.compile(
+    r"\bexample\b|\be\.g\.|\bsuch as\b|\bformat\b|\bform\b|\bwould (?:be|look|answer|say)\b", re.IGNORECASE
+)
+
+Spellings = tuple[str, ...]
+"""The canonical names of one score, the first of which messages use."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,11 @@ class Reading:
     error: str | None = None
 
 
-def read_scores(text: str, names: Sequence[str], least: float, most: float, *, finished: bool = True) -> Reading:
-    """One number a name, each from `least` to `most`. `finished` False: the text was cut off, which is a failure.
+def read_scores(
+    text: str, names: Sequence[str | Sequence[str]], least: float, most: float, *, finished: bool = True
+) -> Reading:
+    """One number for each name, each from `least` to `most`. Where a score has several names (the question's word and
+    others that judges use), give them as a list. `finished` False: the text was cut off, which is a failure.
 
     >>> read_scores('```json\\n{"reasoning": "fine", "score": [8, 7]}\\n```', ["success", "over_edit"], 0, 10).scores
     (8.0, 7.0)
@@ -62,16 +80,19 @@ def read_scores(text: str, names: Sequence[str], least: float, most: float, *, f
     answer, failure = _answer(text, finished)
     if failure:
         return failure
+    spellings = tuple(tuple(map(canonical, [name] if isinstance(name, str) else name)) for name in names)
     values, rest = objects(answer)
-    found, form = _find_scores(values, straight(rest), tuple(map(canonical, names)))
+    found, form = _find_scores(values, _unmarked(straight(rest), most), spellings, most)
     rationale = _rationale(values, answer)
     if not found:
         return _nothing(answer, f"no {len(names)} scores")
+    if _declines(answer, form):
+        return Reading(form=form, rationale=rationale, status="refused", error=f"the judge declined: {_short(answer)}")
     if len(found) > 1 or isinstance(found[0], str):
         wrong = next((one for one in found if isinstance(one, str)), f"{len(found)} different answers in one text")
         return Reading(form=form, rationale=rationale, status="parse_error", error=wrong)
     scores = found[0]
-    off = [f"{name} {value:g}" for name, value in zip(names, scores, strict=True) if not least <= value <= most]
+    off = [f"{name[0]} {value:g}" for name, value in zip(spellings, scores, strict=True) if not least <= value <= most]
     if off:
         error = f"{', '.join(off)}: off the scale, which goes from {least:g} to {most:g}"
         return Reading(form=form, rationale=rationale, status="parse_error", error=error)
@@ -91,6 +112,8 @@ def read_choice(text: str, choices: Sequence[str], key: str, *, finished: bool =
     told += re.findall(pattern, straight(rest), re.IGNORECASE)
     if not told and (bare := answer.strip(" \t\n.\"'*`()[]")).casefold() in known:
         told = [bare]
+    if told and _declines(answer, "keyed"):
+        return Reading(rationale=answer, status="refused", error=f"the judge declined: {_short(answer)}")
     found = {str(one).strip().casefold() for one in told}
     if len(found) == 1 and (choice := known.get(found.pop())):
         return Reading(choice=choice, rationale=_rationale(values, answer))
@@ -141,16 +164,44 @@ def _nothing(answer: str, what: str) -> Reading:
     return Reading(rationale=answer, status="parse_error", error=f"{what} in {_short(answer)}")
 
 
-def _find_scores(values: list[Any], plain: str, names: tuple[str, ...]) -> tuple[list[tuple[float, ...] | str], str]:
+def _declines(answer: str, form: str) -> bool:
+    """Whether the judge declines after an answer, or declines and gives an answer as an example."""
+    text = straight(answer)
+    last = r"\}" if form == "object" else r"\]" if form == "list" else r"[\d\]}]"
+    ends = [match.end() for match in re.finditer(last, text)]
+    before, after = text[: ends[-1]] if ends else text, text[ends[-1] :] if ends else ""
+    if _REFUSAL.search(after[:400]):
+        return True
+    start = re.search(r"[{\[]", before)
+    prose = before[: start.start()] if start else ""
+    return bool(_REFUSAL.search(prose[:400]) and _EXAMPLE.search(prose))
+
+
+def _unmarked(text: str, most: float) -> str:
+    """The text without marks of Markdown, and without the top of the scale behind a number."""
+    # Marks between two digits stay: what they part must not become one number.
+    text = re.sub(
+        r"(?<![\d*`_])(?:[*`]|__)[*`_]*+|(?:[*`]|__)[*`_]*+(?!\d)|^[ \t]*[#>]+", " ", text, flags=re.MULTILINE
+    )
+    text = re.sub(r"^[ \t]*(?:[-\u2013\u2022+]|\d+[.)](?=\s*[\"'\[(]*[^\W\d]))[ \t]+", "", text, flags=re.MULTILINE)
+    top = re.escape(f"{most:g}")
+    return re.sub(rf"(?<![\d./])({_NUMBER})\s*(?:/|out of)\s*{top}(?![\d/]|\.\d)", r"\1", text, flags=re.IGNORECASE)
+
+
+def _find_scores(
+    values: list[Any], plain: str, names: tuple[Spellings, ...], most: float
+) -> tuple[list[tuple[float, ...] | str], str]:
     """The different scores in the first form that gives any (for what cannot be read: why), and the form. `values` are
     the objects of an answer, `plain` is the text without them.
     """
-    told = [one for value in values for found in entries(value) for one in _of_object(found, names)]
-    closed = plain.count("{") <= plain.count("}")
-    forms = (
-        ("object" if told else "keyed", told + (list(_keyed(plain, names)) if closed else [])),
-        ("list", [_sized(_numbers(one), names) for one in _lists_alone(plain)]),
+    told = [one for value in values for found in entries(value) for one in _of_object(found, names, most)]
+    keyed = list(_keyed(plain, names)) if plain.count("{") <= plain.count("}") else []
+    forms: tuple[tuple[str, Sequence[tuple[float, ...] | str]], ...] = (
+        ("object", [*told, *keyed] if told else []),
         ("numbers", list(_whole(plain, names))),
+        ("keyed", keyed),
+        ("list", list(_lists_alone(plain, names))),
+        ("lines", list(_lines(plain, names))),
     )
     for form, found in forms:
         if found:
@@ -158,70 +209,100 @@ def _find_scores(values: list[Any], plain: str, names: tuple[str, ...]) -> tuple
     return [], ""
 
 
-def _of_object(found: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[float, ...] | str]:
+def _of_object(found: dict[str, Any], names: tuple[Spellings, ...], most: float) -> Iterator[tuple[float, ...] | str]:
     for key in _SCORE_KEYS:
         value = found.get(key)
-        if isinstance(value, list):
-            numbers = [number for one in value if (number := _number(one)) is not None]
+        if isinstance(value, str) and re.fullmatch(_LIST, value.strip()):
+            yield _sized(_numbers(value), names)
+        elif isinstance(value, list):
+            numbers = [number for one in value if (number := _number(one, most)) is not None]
             if len(numbers) < len(value):
                 yield f"{key} is not a list of numbers: {_short(str(value))}"
             else:
                 yield _sized(tuple(numbers), names)
-        elif len(names) == 1 and (number := _number(value)) is not None:
+        elif len(names) == 1 and (number := _number(value, most)) is not None:
             yield (number,)
-    for keys in _keys(names):
-        numbers = [number for key in keys if (number := _number(found.get(key))) is not None]
-        if len(numbers) == len(keys):
-            yield tuple(numbers)
+    for keys in (names, _numbered(len(names))):
+        several = [
+            {number for spelling in key if (number := _number(found.get(spelling), most)) is not None} for key in keys
+        ]
+        if all(several):
+            yield _single(several, keys)
 
 
-def _keys(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What scores are called: by name, or numbered."""
-    return names, tuple(f"score{i + 1}" for i in range(len(names)))
+def _numbered(count: int) -> tuple[Spellings, ...]:
+    """What scores are called that have no names."""
+    return tuple((f"score{i + 1}", f"score_{i + 1}") for i in range(count))
 
 
-def _sized(numbers: tuple[float, ...], names: tuple[str, ...]) -> tuple[float, ...] | str:
+def _sized(numbers: tuple[float, ...], names: tuple[Spellings, ...]) -> tuple[float, ...] | str:
     same = len(numbers) == len(names)
     return numbers if same else f"{len(numbers)} numbers where {len(names)} were asked for"
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
-        value = float(value)
+def _single(numbers: Sequence[set[float]], names: Sequence[Spellings]) -> tuple[float, ...] | str:
+    """One number for each name, or for which there are several."""
+    several = [name[0] for name, values in zip(names, numbers, strict=True) if len(values) > 1]
+    return f"several numbers for {several[0]}" if several else tuple(values.pop() for values in numbers)
+
+
+def _number(value: Any, most: float) -> float | None:
+    if isinstance(value, str) and re.fullmatch(_NUMBER, plain := _unmarked(value, most).strip()):
+        value = float(plain)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _keyed(text: str, names: tuple[str, ...]) -> Iterator[tuple[float, ...] | str]:
+def _keyed(text: str, names: tuple[Spellings, ...]) -> Iterator[tuple[float, ...] | str]:
     for one in re.findall(rf"""{_BEFORE}scores?["']?\s*[:=]\s*({_LIST})""", text, re.IGNORECASE):
         yield _sized(_numbers(one), names)
-    after = rf"""["']?\s*[:=]\s*["']?({_NUMBER})["']?\s*[,}}\n]"""
+    after = rf"""["']?\s*[:=]\s*["']?({_NUMBER})["']?[ \t]*\.?(?:\s*[,}}]|[ \t]*\n|\s*$)"""
     values = [set(map(float, re.findall(_BEFORE + _words(name) + after, text, re.IGNORECASE))) for name in names]
     if all(values):
-        several = [name for name, found in zip(names, values, strict=True) if len(found) > 1]
-        yield f"several numbers for {several[0]}" if several else tuple(found.pop() for found in values)
+        yield _single(values, names)
 
 
-def _lists_alone(text: str) -> list[str]:
-    lines = re.findall(rf"^[`\t ]*{_LIST}(?:\s*,\s*{_LIST})*[`\t ,.]*$", text, re.MULTILINE)
-    return [one for line in lines for one in re.findall(_LIST, line)]
+def _lists_alone(text: str, names: tuple[Spellings, ...]) -> list[tuple[float, ...] | str]:
+    lines = re.findall(rf"""^["'`\t ]*{_LIST}(?:\s*,\s*{_LIST})*["'`\t ,.]*$""", text, re.MULTILINE)
+    lists = [_numbers(one) for line in lines for one in re.findall(_LIST, line)]
+    if len(lists) > 1 and all(len(one) == 1 for one in lists):  # [8], [7]
+        lists = [tuple(number for one in lists for number in one)]
+    return [_sized(one, names) for one in lists]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, re.findall(_NUMBER, text)))
 
 
-def _whole(text: str, names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
-    for keys in (*_keys(names), None):
-        named = [rf"""["']?{_words(key)}["']?\s*[:=]?\s*({_NUMBER})""" for key in keys or ()]
-        parts = named or [rf"({_NUMBER})"] * len(names)
-        match = re.fullmatch(r"[(\s]*" + r"(?:\s*[,;]\s*|\s+)".join(parts) + r"[)\s.]*", text, re.IGNORECASE)
-        if match:
+def _whole(text: str, names: tuple[Spellings, ...]) -> Iterator[tuple[float, ...]]:
+    """Scores where the text holds nothing else."""
+    number = rf"""["']?({_NUMBER})["']?"""
+    patterns = [
+        _BETWEEN.join(rf"{_key(name)}\s*[:=]?\s*{number}" for name in keys) for keys in (names, _numbered(len(names)))
+    ]
+    patterns.append(_BETWEEN.join(rf"{number}\s+for\s+{_key(name)}" for name in names))
+    patterns.append(_BETWEEN.join(map(_key, names)) + r"\s*[:=]\s*" + _BETWEEN.join([number] * len(names)))
+    patterns.append(_BETWEEN.join([number] * len(names)))
+    for pattern in patterns:
+        if match := re.fullmatch(rf"[(\s]*{pattern}[)\s.]*", text, re.IGNORECASE):
             yield tuple(map(float, match.groups()))
 
 
-def _words(name: str) -> str:
-    """A pattern for a canonical name, however its words are joined."""
-    return re.escape(name).replace("_", r"[\W_]+")
+def _lines(text: str, names: tuple[Spellings, ...]) -> Iterator[tuple[float, ...]]:
+    """Scores with names on lines that hold nothing else."""
+    for keys in (names, _numbered(len(names))):
+        pattern = _BETWEEN.join(rf"{_key(name)}\s*[:=]\s*({_NUMBER})" for name in keys)
+        for match in re.finditer(rf"^[ \t]*{pattern}[ \t]*[.,;]?[ \t]*$", text, re.IGNORECASE | re.MULTILINE):
+            yield tuple(map(float, match.groups()))
+
+
+def _key(name: Spellings) -> str:
+    """A pattern for a name that may stand in quotes or brackets."""
+    return rf"""["'\[]*{_words(name)}["'\]]*"""
+
+
+def _words(name: Spellings) -> str:
+    """A pattern for any spelling of a name, however its words are joined."""
+    return "(?:" + "|".join(re.escape(spelling).replace("_", r"[\W_]+") for spelling in name) + ")"
 
 
 def _rationale(values: list[Any], answer: str) -> str:

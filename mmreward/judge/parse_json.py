@@ -33,7 +33,7 @@ def _without_commas(text: str) -> str:
 
 def canonical(key: str) -> str:
     """A key as it is compared: "Over-Edit " is over_edit."""
-    return re.sub(r"\W+", "_", key.strip().casefold())
+    return re.sub(r"\W+", "_", key.casefold()).strip("_")
 
 
 def objects(text: str) -> tuple[list[Any], str]:

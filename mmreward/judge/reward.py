@@ -10,23 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mmreward.domain import ANY, DOMAINS, check
 from mmreward.edit import Edit, ImageError
 from mmreward.judge.backends.backend import Backend
 from mmreward.judge.way import Group, PairWay, Way
+from mmreward.judge.ways.schedule import image_digest
 from mmreward.preference import Pair, Preference
 from mmreward.reward import Reward, unknown
-from mmreward.score import Score
+from mmreward.score import Failure, Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["JudgeReward"]
+__all__ = ["ComparingJudge", "JudgeReward", "judge_reward"]
 
-Told = TypeVar("Told", Score, Preference)
+Result = TypeVar("Result", Score, Preference)
+
+
+def judge_reward(backend: Backend, way: Way, **options: Any) -> JudgeReward:
+    """The judge for this way, with the options of `JudgeReward`: one with `compare` where the way compares."""
+    return (ComparingJudge if isinstance(way, PairWay) else JudgeReward)(backend, way, **options)
 
 
 class JudgeReward(Reward):
@@ -61,7 +66,7 @@ class JudgeReward(Reward):
             "model": model,
             **backend.describe,
             "question": way.version,
-            "domain": known_for if self._domain == known_for else "ignored",
+            "domain": "ignored" if self._domain == ANY != known_for else self._domain,
             **(provenance or {}),
         }
 
@@ -81,56 +86,28 @@ class JudgeReward(Reward):
         return PixelJudge(self.backend, self.way, self._domain)(source, edited, instructions)
 
     @property
-    def compare(self) -> Callable[[Sequence[Pair]], list[Preference]]:
-        """`compare(pairs)` of a judge whose way compares; other judges have no such method (see `comparer`)."""
-        if not isinstance(self.way, PairWay):
-            raise AttributeError(f"{self.name} scores edits one by one; a judge with way=pairwise compares them")
-        return partial(self._compare, self.way)
+    def needs_group(self) -> bool:
+        """Whether candidates are compared with the others of their group, so that a group must come whole."""
+        return isinstance(self.way, PairWay)
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         scores: dict[int, Score] = {}
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        run, name = 0, ""
         for index, edit in enumerate(edits):
-            failure = self._check(edit)
-            if failure:
-                scores[index] = failure
-            else:
-                groups.setdefault((edit.group, edit.criteria or ""), []).append(index)
-        asked = [_group([edits[i] for i in members]) for members in groups.values()]
-        for members, told in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
-            scores |= zip(members, told, strict=True)
-        return [self._signed(scores[index], source=edit, edited=edit) for index, edit in enumerate(edits)]
-
-    def _compare(self, way: PairWay, pairs: Sequence[Pair]) -> list[Preference]:
-        found: dict[int, Preference] = {}
-        groups: dict[tuple[str, str], list[int]] = {}
-        for index, pair in enumerate(pairs):
-            failure = self._check_pair(*pair)
-            if failure:
-                found[index] = failure
-            else:
-                groups.setdefault((pair[0].group, pair[0].criteria or ""), []).append(index)
-        asked, places = [], []
-        for members in groups.values():
-            edits = {edit.key: edit for index in members for edit in pairs[index]}
-            place = {key: number for number, key in enumerate(edits)}
-            asked.append(_group(list(edits.values())))
-            places.append([(place[first.key], place[second.key]) for first, second in (pairs[i] for i in members)])
-        for members, told in zip(groups.values(), way.compare(asked, places, self.backend), strict=True):
-            found |= zip(members, told, strict=True)
-        return [self._signed(found[i], source=pair[0], first=pair[0], second=pair[1]) for i, pair in enumerate(pairs)]
-
-    def _check_pair(self, first: Edit, second: Edit) -> Preference | None:
-        for name, edit in (("first", first), ("second", second)):
             if failure := self._check(edit):
-                return Preference.failed(failure.status, f"{name}: {failure.error}")
-        if (first.group, first.criteria or "") != (second.group, second.criteria or ""):
-            error = "the two edits are not of one source by one instruction with the same criteria"
-            return Preference.failed("not_applicable", error)
-        return None
+                scores[index] = Score.failed(failure.status, failure.error)
+                continue
+            if self.needs_group and edit.group != name:  # a group that comes again later is another one
+                run, name = run + 1, edit.group
+            groups.setdefault((run, edit.group, edit.criteria or ""), []).append(index)
+        asked = [_group([edits[i] for i in members]) for members in groups.values()]
+        for members, results in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
+            scores |= zip(members, results, strict=True)
+        return [self._with_provenance(scores[i], source=edit, edited=edit) for i, edit in enumerate(edits)]
 
-    def _signed(self, told: Told, **shown: Edit) -> Told:
-        """With provenance; `shown` names the images of a row and the edits that hold them."""
+    def _with_provenance(self, result: Result, **shown: Edit) -> Result:
+        """`shown` names the images of a row and the edits that hold them."""
         sizes = {}
         for name, edit in shown.items():
             try:
@@ -139,7 +116,7 @@ class JudgeReward(Reward):
                 continue  # the row's status says so
             sizes[name] = {"given": list(image.size), **self._size(*image.size)}
         made_by = {**self._provenance, **self.backend.describe}  # now: a server may have refused parameters meanwhile
-        return replace(told, provenance={**made_by, "sizes": sizes, **told.provenance})
+        return replace(result, provenance={**made_by, "sizes": sizes, **result.provenance})
 
     def _size(self, width: int, height: int) -> dict[str, Any]:
         """What becomes of an image of this size, as far as it is known."""
@@ -148,18 +125,62 @@ class JudgeReward(Reward):
             width, height = self._shown(width, height)
         return tell(width, height) if tell else {}
 
-    def _check(self, edit: Edit) -> Score | None:
+    def _check(self, edit: Edit) -> Failure | None:
+        """Why this row cannot be judged, whatever is asked."""
         if not edit.instruction.strip():
-            return Score.failed("not_applicable", "the instruction is empty")
+            return Failure("not_applicable", "the instruction is empty")
         try:
-            edit.image("source"), edit.image("edited")
+            images = {"source": edit.image("source"), "edited": edit.image("edited")}
             outside = check(self._domain, edit)
         except ImageError as error:
-            return Score.failed(error.status, error.message)
-        return Score.failed("not_applicable", outside) if outside else None
+            return Failure(error.status, error.message)
+        if outside:
+            return Failure("not_applicable", outside)
+        if misfit := getattr(self.backend, "misfit", None):
+            for name, image in images.items():
+                if failure := misfit(*image.size):
+                    return Failure(failure.status, f"{name} image: {failure.error}")
+        return None
+
+
+class ComparingJudge(JudgeReward):
+    """A judge whose way compares: a `mmreward.preference.Comparer` too."""
+
+    def compare(self, pairs: Sequence[Pair]) -> list[Preference]:
+        """One preference for each pair, in order; one that cannot be compared has a status."""
+        preferences: dict[int, Preference] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, pair in enumerate(pairs):
+            if failure := self._check_pair(*pair):
+                preferences[index] = Preference.failed(failure.status, failure.error)
+            else:
+                groups.setdefault((pair[0].group, pair[0].criteria or ""), []).append(index)
+        asked, places = [], []
+        for members in groups.values():
+            digests = {index: [image_digest(edit.image("edited")) for edit in pairs[index]] for index in members}
+            edits = {digest: edit for index in members for digest, edit in zip(digests[index], pairs[index])}
+            place = {digest: number for number, digest in enumerate(edits)}
+            asked.append(_group(list(edits.values())))
+            places.append([(place[first], place[second]) for first, second in digests.values()])
+        way = cast(PairWay, self.way)
+        for members, results in zip(groups.values(), way.compare(asked, places, self.backend), strict=True):
+            preferences |= zip(members, results, strict=True)
+        return [
+            self._with_provenance(preferences[i], source=first, first=first, second=second)
+            for i, (first, second) in enumerate(pairs)
+        ]
+
+    def _check_pair(self, first: Edit, second: Edit) -> Failure | None:
+        for name, edit in (("first", first), ("second", second)):
+            if failure := self._check(edit):
+                return Failure(failure.status, f"{name}: {failure.error}")
+        if (first.group, first.criteria or "") != (second.group, second.criteria or ""):
+            error = "the two edits are not of one source by one instruction with the same criteria"
+            return Failure("not_applicable", error)
+        return None
 
 
 def _group(edits: Sequence[Edit]) -> Group:
     first = edits[0]
     images = tuple(edit.image("edited") for edit in edits)
-    return Group(first.instruction.strip(), first.image("source"), images, first.criteria or "")
+    return Group(first.instruction, first.image("source"), images, first.criteria or "")

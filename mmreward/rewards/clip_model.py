@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmreward.hub import hub_folder
+
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".npy")
 _CONFIG = "open_clip_config.json"
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What is downloaded of a repository of the hub."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def open_model(name: str, device: str) -> ClipModel:
 
         return _from_folder(model_folder("tiny-clip"), "tiny", device)
     if name.startswith("hf-hub:"):
-        return _from_folder(_download(name.removeprefix("hf-hub:")), name, device)
+        return _from_folder(hub_folder(name.removeprefix("hf-hub:"), patterns=_FILES), name, device)
     path = Path(name.removeprefix("local-dir:")).expanduser()
     if name.startswith("local-dir:") or path.is_dir():
         return _from_folder(path, str(path), device)
@@ -149,34 +153,16 @@ def _no_such_model(name: str, known: list[str]) -> ValueError:
 
 def _download_weights(name: str, address: str) -> Path:
     """The safetensors file of a published model, through the hub's cache."""
-    import huggingface_hub
-
     repository = address.rstrip("/")
-    tried = []
-    for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors"):
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, file))
-        except Exception as error:  # the hub client raises many kinds: absent, offline, gated
-            tried.append(f"{file}: {type(error).__name__}")
+    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+    for file in files:
+        path = hub_folder(repository, patterns=[file]) / file
+        if path.is_file():
+            return path
     raise ValueError(
-        f"no safetensors weights of {name!r} could be had from the hub repository {repository!r} "
-        f"({'; '.join(tried)}). Pickle weights are refused; check the network, or choose another TAG"
+        f"the hub repository {repository!r} of {name!r} holds no safetensors weights ({', '.join(files)}); pickle "
+        "weights are refused. Choose another TAG"
     )
-
-
-def _download(repository: str) -> Path:
-    import huggingface_hub
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], ignore_patterns=["*/*"]
-            )
-        )
-    except Exception as error:  # the hub client raises many kinds: absent, offline, gated
-        raise ValueError(
-            f"the hub repository {repository!r} could not be had: {type(error).__name__}: {error}"
-        ) from None
 
 
 def _ready(name: str, module: Any, tokenize: Callable[..., Tensor], weights: Path, about: dict[str, Any]) -> ClipModel:

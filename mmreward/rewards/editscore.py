@@ -21,7 +21,7 @@ from mmreward.judge.checkpoints.editscore import PLACES, PUBLISHED, SAMPLING, ed
 from mmreward.judge.checkpoints.grades import rubric_way
 from mmreward.judge.checkpoints.texts import package_folder, read_texts
 from mmreward.judge.options import take_choice, take_whole
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.judge.ways.sampling import SAMPLING_OPTIONS, take_sampling
 from mmreward.reward import unknown
@@ -65,7 +65,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
     if way_name:
         way: Any = load_way(way_name, options)
         backend = open_server(server, options) if server else _open(model, base, options)
-        return JudgeReward(backend, way, name=f"own question on the weights of editscore:{model}", model=model)
+        return judge_reward(backend, way, name=f"own question on the weights of editscore:{model}", model=model)
     prompt, votes = options.pop("prompt", None), take_choice(options, "votes", "mean", ("mean", "median"))
     asked = {name: options.pop(name) for name in SAMPLING_OPTIONS if name in options}
     sampling = take_sampling(SAMPLING | asked)
@@ -77,7 +77,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
         backend = _open(model, base, options)
         family = backend.model.config.model_type
     words = editscore_words(texts, family, pixels)
-    return JudgeReward(
+    return judge_reward(
         backend,
         rubric_way(words, sampling, votes),
         name=f"editscore:{model}" if texts.published else f"own prompt on the weights of editscore:{model}",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 __all__ = ["load"]
 
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
 
@@ -41,4 +41,4 @@ def load(model: str = "", **options: str) -> JudgeReward:
             raise unknown("option of 'openai'", option, known)
     way = load_way(way_name, options)
     backend = open_server(model, options)
-    return JudgeReward(backend, way, name=f"openai:{backend.server.url}#{backend.model}", model=backend.model)
+    return judge_reward(backend, way, name=f"openai:{backend.server.url}#{backend.model}", model=backend.model)

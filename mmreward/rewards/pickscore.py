@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mmreward.edit import Edit
+from mmreward.hub import hub_folder
 from mmreward.judge.checkpoints.weights import complain, find_weights
 from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
 from mmreward.reward import unknown
@@ -91,9 +92,12 @@ def _open(model: str, revision: str | None, dtype: str) -> tuple[Any, str]:
 def _processor(name: str) -> Any:
     from transformers import CLIPProcessor
 
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = hub_folder(name, patterns=["*.json", "*.txt"])
     try:
-        return CLIPProcessor.from_pretrained(name, local_files_only=Path(name).expanduser().is_dir())
-    except Exception as error:  # whatever a broken or absent folder makes transformers raise
+        return CLIPProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a broken or foreign folder makes transformers raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the processor {name!r} cannot be opened: {first}; name one with ?processor=") from None
 

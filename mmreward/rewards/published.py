@@ -20,7 +20,7 @@ from mmreward.judge.checkpoints import firm, rational_rewards, unified_reward
 from mmreward.judge.checkpoints.plain import PlainJudge, with_system
 from mmreward.judge.checkpoints.texts import read_texts
 from mmreward.judge.options import take_choice, take_whole
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.judge.ways.sampling import SAMPLING_OPTIONS, take_sampling
 from mmreward.reward import unknown
 
@@ -68,7 +68,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
     system = None if judge.system is None else texts.values[judge.system]
     backend = open_server(server, options, system=system) if server else _open(model, options, system)
     own = "" if texts.published else "own prompt in place of "
-    return JudgeReward(backend, way, name=f"{own}{name}:{model}", model=model)
+    return judge_reward(backend, way, name=f"{own}{name}:{model}", model=model)
 
 
 def _open(model: str, options: dict[str, str], system: str | None) -> Any:

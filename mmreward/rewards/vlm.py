@@ -1,6 +1,7 @@
 """A vision-language model in this process as judge.
 
-    vlm:tiny                                             the bundled judge of the shapes world
+    vlm:tiny                                             the bundled judge of the shapes world; it was taught the ways
+                                                         expected, checklist and pairwise, and writes no text
     vlm:Qwen/Qwen2.5-VL-7B-Instruct                      any image-text-to-text model of the hub, or its folder
     vlm:FOLDER?question=my-questions.yaml&dtype=bfloat16
 
@@ -20,7 +21,7 @@ __all__ = ["load"]
 
 from mmreward.domain import DOMAINS
 from mmreward.judge.options import DTYPE_NAMES, take_choice, take_whole
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import JudgeReward, judge_reward
 from mmreward.judge.ways import load_way, way_options
 from mmreward.reward import unknown
 
@@ -31,11 +32,11 @@ LAYOUTS = ("packed", "cached", "plain")
 def load(model: str = "", **options: str) -> JudgeReward:
     """`vlm:MODEL`: "tiny", a folder or a hub id.
 
-    Options: `way` (default expected) and those of the way, `adapter` (folder of a LoRA adapter, merged into the model),
-    `device`, `dtype` (float32, bfloat16, float16; default float32 on a CPU), `revision` of a hub id, `pixels` and
-    `min_pixels` (most and least pixels of an image), `tokens` (how many go through the model at once, default 8192),
-    `layout` (packed, cached or plain; default the first that the model takes), `domain` ("any" insists on edits outside
-    of what the model knows).
+    Options: `way` (default expected; a model made for one domain, as "tiny" is, takes the ways that its card lists) and
+    those of the way, `adapter` (folder of a LoRA adapter, merged into the model), `device`, `dtype` (float32, bfloat16,
+    float16; default float32 on a CPU), `revision` of a hub id, `pixels` and `min_pixels` (most and least pixels of an
+    image), `tokens` (how many go through the model at once, default 8192), `layout` (packed, cached or plain; default
+    the first that the model takes), `domain` ("any" insists on edits outside of what the model knows).
     """
     if not model:
         raise ValueError("the reward 'vlm' needs a model, such as 'vlm:tiny' or 'vlm:Qwen/Qwen2.5-VL-7B-Instruct'")
@@ -53,9 +54,11 @@ def load(model: str = "", **options: str) -> JudgeReward:
     from mmreward.judge.backends.folder import find_model
 
     source = find_model(model, options.pop("revision", None))
-    from mmreward.judge.backends.transformers import TransformersBackend
-
     way = load_way(way_name, options, source.card)
+    from mmreward.judge.backends.transformers import (
+        TransformersBackend,
+    )  # torch: what can be said at once is said before
+
     backend = TransformersBackend.load(
         source,
         adapter=options.get("adapter"),
@@ -66,7 +69,7 @@ def load(model: str = "", **options: str) -> JudgeReward:
         tokens=tokens,
         layout=layout,
     )
-    return JudgeReward(
+    return judge_reward(
         backend,
         way,
         name=f"vlm:{model}",

@@ -1,4 +1,4 @@
-"""A procedural world of edits whose truth is known: scenes, instructions, flawed edits, and an exact oracle."""
+"""A procedural world of edits whose truth is known: scenes, instructions, flawed edits, and an oracle."""
 
 __all__ = [
     "BACKGROUND_COLOURS",
@@ -7,6 +7,7 @@ __all__ = [
     "FLAWS",
     "KINDS",
     "PLACES",
+    "READING",
     "SHAPES",
     "SIZES",
     "WORLD_VERSION",
@@ -30,7 +31,7 @@ __all__ = [
 from mmreward.shapes.flaws import FLAWS
 from mmreward.shapes.language import KINDS, LanguageError, parse
 from mmreward.shapes.oracle import Truth, truth
-from mmreward.shapes.read import Reading, read
+from mmreward.shapes.read import READING, Reading, read
 from mmreward.shapes.render import render
 from mmreward.shapes.scene import (
     BACKGROUND_COLOURS,

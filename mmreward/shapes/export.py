@@ -10,7 +10,6 @@ and any number of other ones likewise: `mmreward score FOLDER` reads what this w
 __all__ = ["export"]
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from PIL import Image
 
 from mmreward.shapes.language import KINDS
 from mmreward.shapes.world import Candidate, Task, World
+from mmreward.strict_json import dumps
 
 
 def export(folder: Path, kinds: Sequence[str], tasks: int, candidates: int, split: str, seed: int) -> int:
@@ -37,7 +37,7 @@ def export(folder: Path, kinds: Sequence[str], tasks: int, candidates: int, spli
                 row_id = f"{name}-{'right' if candidate.flaw == 'none' else candidate.flaw}{again}"
                 rows.append(_row(task, candidate, name, row_id))
                 _save(candidate.image, folder, row_id)
-    (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "edits.jsonl").write_text("".join(dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
 
 

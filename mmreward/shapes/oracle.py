@@ -1,4 +1,4 @@
-"""The oracle: exact labels for an edit in the shapes world.
+"""The oracle: labels for an edit in the shapes world, exact where its scenes are known.
 
     following    = share of the requested attribute changes that are there
     preservation = share of the things that should not change and did not: shapes that no change names, the other
@@ -10,6 +10,17 @@
 
 The residual is that of `read` (root mean square difference in the worst place). The thresholds were fixed before any
 model was trained: every labelled flaw falls under one of them.
+
+**Exact, and where not.** Labels of edits that the world made (`World.candidates`) come from the scenes themselves and
+are exact. From pixels, `read` finds the scene first, and what an artefact destroyed cannot be read back. Of 8,000 edits
+with known labels (1,000 tasks, seeds 31 and 32), `overall` from pixels was off by more than .02 in
+
+    none of the 4,762 without an artefact, and none of the 931 with noise
+    1.8 % of 703 with blur, mostly a circle that is taken for a square
+    6.4 % of 738 with blocks, mostly a dotted background that is taken for a plain one
+    1.4 % of 866 with another flaw and an artefact besides
+
+and then by .2 on average and .76 at most; all others agree to 1e-9.
 """
 
 from __future__ import annotations
@@ -32,7 +43,7 @@ _RUINED = 0.13
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Exact labels, each in [0, 1] (NaN for an unreadable image), and whether the edit is a success."""
+    """Labels, each in [0, 1] (NaN for an unreadable image), and whether the edit is a success."""
 
     following: float
     preservation: float

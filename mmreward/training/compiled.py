@@ -8,7 +8,7 @@ Without them the module runs as it is, only slower, and a log line says so.
 
 from __future__ import annotations
 
-__all__ = ["COMPILING", "compile_in_place", "is_compiled"]
+__all__ = ["COMPILING", "compile_in_place", "is_compiled", "lacking"]
 
 import logging
 import os
@@ -26,9 +26,9 @@ COMPILING = "compiling the network (once, about a minute)"
 
 def compile_in_place(module: nn.Module) -> bool:
     """Compile `module`'s forward and backward passes, one version per shape; False where the tools are missing."""
-    lacking = _lacking()
-    if lacking:
-        _LOG.warning("loop.compile: %s not found, so training runs uncompiled (slower, otherwise the same)", lacking)
+    missing = lacking()
+    if missing:
+        _LOG.warning("loop.compile: %s not found, so training runs uncompiled (slower, otherwise the same)", missing)
         return False
     module.compile(dynamic=False)
     return True
@@ -39,7 +39,7 @@ def is_compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None
 
 
-def _lacking() -> str | None:
+def lacking() -> str | None:
     """What torch.compile needs and this machine does not have."""
     compilers = [os.environ.get("CXX"), "g++", "clang++"]
     if not any(name and shutil.which(name) for name in compilers):

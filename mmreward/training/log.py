@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmreward.strict_json import dumps
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a JSONL log; a line cut off by a kill is left out."""
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
+    for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
             lines.append(json.loads(text))
         except ValueError:
@@ -29,22 +31,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class JsonlLog:
-    """Appends one JSON object per call to `write`; non-finite numbers become null."""
+    """Appends one JSON object per call to `write`; numbers that are not finite, at any depth, become null."""
 
     def __init__(self, path: Path, resumed_step: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [] if resumed_step is None else [line for line in read_log(path) if line.get("step", 0) <= resumed_step]
         partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
-        self._stream = path.open("a")
+        self._stream = path.open("a", encoding="utf-8")
 
     def write(self, entry: dict[str, Any]) -> None:
-        clean = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in entry.items()
-        }
-        self._stream.write(json.dumps(clean) + "\n")
+        self._stream.write(dumps(entry) + "\n")
         self._stream.flush()
 
     def close(self) -> None:

@@ -85,8 +85,8 @@ def test_while_libraries_load(tmp_path):
 
 @pytest.mark.slow
 def test_while_the_network_compiles(tmp_path):
-    if compiled._lacking():
-        pytest.skip(f"{compiled._lacking()} not found")
+    if compiled.lacking():
+        pytest.skip(f"{compiled.lacking()} not found")
     run = Run(tmp_path)
     run.wait_for(lambda: any((tmp_path / "compiled").rglob("*.cpp")))
     said = run.interrupt()

@@ -59,16 +59,21 @@ def _given(editor):
     return x, condition
 
 
-def test_starts_exactly_as_the_editor_it_was(start):
+def _alike(prediction, other):
+    """Of two networks with equal weights: at other addresses in memory they may be rounded differently."""
+    return torch.allclose(prediction, other, atol=1e-5)
+
+
+def test_starts_as_the_editor_it_was(start):
     editor = _asked(start, score_guidance=2.0)
     x, condition = _given(editor)
     feedback = torch.randn_like(condition.tensors["text"])
     scores = torch.tensor([[0.1, torch.nan, 1.0], [0.5, 0.5, 0.5]])
     with torch.no_grad():
         before = start.predict(x, 0.7, condition)
-        assert all(map(torch.equal, editor.predict(x, 0.7, condition), before))
+        assert all(map(_alike, editor.predict(x, 0.7, condition), before))
         given = editor.predict_given(x, 0.7, editor.given(condition, scores, feedback))
-    assert all(map(torch.equal, given, before))
+    assert all(map(_alike, given, before))
 
 
 def test_guidance_leads_from_low_to_asked(start):
@@ -145,8 +150,7 @@ def test_saved_and_loaded_predicts_the_same(start, tmp_path):
     for one, other in ((editor.module, loaded.module), (editor.conditioner, loaded.conditioner)):
         weights = other.state_dict()
         assert all(torch.equal(tensor, weights[name]) for name, tensor in one.state_dict().items())
-    for here, there in zip(*predicted, strict=True):  # equal weights at other addresses may be rounded differently
-        assert torch.allclose(here, there, atol=1e-5)
+    assert all(map(_alike, *predicted))
     assert type(loaded) is conditioned_form(type(start)) and loaded.low == {**dict.fromkeys(NAMES, 0.0), "quality": 0.1}
     assert not list(tmp_path.glob("*.whole")) and json.loads((tmp_path / "model" / "mmreward.json").read_text())
     wished = load_editor(f"{tmp_path / 'model'}?asked=quality:0.5,preservation:0.2&score_guidance=1&steps=3")

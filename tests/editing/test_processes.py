@@ -50,21 +50,30 @@ def outcome(runs: Path, name: str, rank: int) -> dict:
     return found
 
 
-def assert_alike(runs: Path, first: str, second: str, tolerance: float) -> None:
-    """The same log and the same checkpoint."""
+TOLERANCE = 1e-5
+"""Of losses and weights: processes have their networks in memory of their own, and add up in another order."""
+SQUARES = 1e-4
+"""Relative, of divergences: they are squares of the small differences of two predictions."""
+
+
+def assert_alike(runs: Path, first: str, second: str, random: bool = False) -> None:
+    """The same log and the same checkpoint; `random`: the same random state too (one process draws for more groups than
+    two).
+    """
     a, b = (read_log(runs / name / "log.jsonl") for name in (first, second))
     assert [line["step"] for line in a] == [line["step"] for line in b] and len(a) >= 4
     for ours, theirs in zip(a, b, strict=True):
         assert set(ours) == set(theirs)
         for name, value in ours.items():
             if name not in ("seconds", "timing", "kind"):
-                assert theirs[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+                relative = SQUARES if name.startswith("kl") else TOLERANCE
+                assert theirs[name] == pytest.approx(value, rel=relative, abs=TOLERANCE), name
     a, b = (load_checkpoint(runs / name) for name in (first, second))
     assert a.step == b.step and set(a.tensors) == set(b.tensors)
-    for table in set(a.tensors) - ({"random"} if tolerance else set()):  # one process draws for more groups than two
+    for table in set(a.tensors) - (set() if random else {"random"}):
         tensors = a.tensors[table]
         for name, tensor in tensors.items():
-            assert torch.allclose(tensor.double(), b.tensors[table][name].double(), rtol=0, atol=tolerance), (
+            assert torch.allclose(tensor.double(), b.tensors[table][name].double(), rtol=0, atol=TOLERANCE), (
                 table,
                 name,
             )
@@ -72,17 +81,17 @@ def assert_alike(runs: Path, first: str, second: str, tolerance: float) -> None:
 
 def test_losses_and_weights_are_those_of_one_process_and_a_slow_judge_is_waited_for(runs):
     assert outcome(runs, "two", 0) == outcome(runs, "two", 1) == {}
-    assert_alike(runs, "one", "two", 1e-5)
+    assert_alike(runs, "one", "two")
     train = [line for line in read_log(runs / "two" / "log.jsonl") if line["kind"] == "train"]
     assert train[0]["statuses"] == {"ok": 12}
     assert train[0]["timing"]["reward"] > 8  # the time-out: the other one's judge is slower
 
 
-def test_both_stop_together_and_go_on_exactly(runs):
+def test_both_stop_together_and_go_on_as_if_they_had_not(runs):
     for rank in (0, 1):
         stopped, resumed = outcomes(runs, "stopped", rank)
         assert stopped["error"].startswith("Interrupted: stopped at step 2") and resumed == {}
-    assert_alike(runs, "two", "stopped", 0.0)
+    assert_alike(runs, "two", "stopped", random=True)
 
 
 def test_what_fails_in_one_process_is_said_in_the_other(runs):
@@ -95,7 +104,7 @@ def test_what_fails_in_one_process_is_said_in_the_other(runs):
 def test_a_network_in_parts_learns_what_a_whole_one_learns(runs, name):
     from editing.editors import load_editor
 
-    assert_alike(runs, "one-lora", name, 1e-5)
+    assert_alike(runs, "one-lora", name)
     after = [outcome(runs, "one-lora", 0)["after"], outcome(runs, name, 0)["after"], outcome(runs, name, 1)["after"]]
     assert after[1:] == pytest.approx([after[0]] * 2, abs=2e-3)  # pixels are rounded
     ours, theirs = (load_editor(str(runs / run / "model")).module.state_dict() for run in ("one-lora", name))

@@ -61,6 +61,23 @@ def test_failed_comparisons_are_left_out_and_a_member_without_any_has_no_score()
     assert scores[1].status == "refused" and "all 2 comparisons failed: unlucky" in scores[1].error
 
 
+@pytest.mark.parametrize("bad", [{"source": b"no image"}, {"source": "/nowhere.png"}, {"edited": b"no image"}])
+@pytest.mark.parametrize("rivals", [None, 2])
+def test_a_row_that_cannot_be_read_changes_nothing_for_the_others(bad, rivals):
+    rows = edits([1, 5, 3, 9, 2])
+    expected = WinRates(Larger(), rivals).score(rows)
+    odd = Edit(
+        **({"instruction": "make it red", "source": rows[0].source, "edited": rows[0].edited, "meta": {"n": 4}} | bad)
+    )
+    scores = WinRates(Larger(), rivals).score([*rows[:2], odd, *rows[2:]])
+    assert scores.pop(2).status == "io_error"
+    assert scores == expected
+
+
+def test_win_rates_need_whole_groups():
+    assert WinRates(Larger()).needs_group and not Larger().needs_group
+
+
 @pytest.mark.parametrize(
     ("members", "rivals", "each"), [(8, 4, 4), (8, 3, 4), (8, 7, 7), (8, None, 7), (5, 2, 2), (2, 1, 1)]
 )

@@ -2,9 +2,9 @@
 
     python tests/speed/threads.py --rounds 5
 
-OpenMP's threads spin at the end of a parallel region by default. Where another process needs the core, the spinning ones
-keep it from the one that they wait for. Each measurement is a process of its own (the libraries read the setting when
-they are loaded); the settings take turns, so that what else the machine does falls on all of them.
+OpenMP's threads spin at the end of a parallel region by default. Where another process needs the core, the spinning
+ones keep it from the one that they wait for. Each measurement is a process of its own (the libraries read the setting
+when they are loaded); the settings take turns, so that what else the machine does falls on all of them.
 """
 
 __all__ = ["main"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,10 @@ def merge(model: Any, adapter: Adapter) -> Any:
     config = LoraConfig.from_pretrained(adapter.path)
     config.inference_mode = True
     try:
-        wrapped = PeftModel(model, config)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for an attribute by its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            wrapped = PeftModel(model, config)
     except ValueError as error:  # the modules that it names are not there
         raise ValueError(f"the adapter {adapter.path} does not fit the model: {error}") from None
     wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}

@@ -50,8 +50,11 @@ class Text:
 class Backend(Protocol):
     """`describe` (backend, model, revision, dtype, pixel budget, …) goes into every score's provenance.
 
-    A backend may have two things more: `takes_prefix`, True where it goes on from the beginning of an answer, and
-    `shown_size(width, height)`, what becomes of an image of that size as far as it is known.
+    A backend may have three things more: `takes_prefix`, True where it goes on from the beginning of an answer,
+    `shown_size(width, height)`, what becomes of an image of that size as far as it is known, and
+    `misfit(width, height)`, the `Failure` of an image whose size alone says that the model cannot take it, else None.
+
+    Not thread-safe unless it says so: caches change with each call.
     """
 
     @property

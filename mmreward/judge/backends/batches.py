@@ -7,9 +7,12 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["MEMORY", "attempt", "batches"]
+from mmreward.score import Failure
 
-MEMORY = "needs more memory than the device has; lower the options pixels or tokens"
+__all__ = ["attempt", "batches", "out_of_memory"]
+
+_ON_CPU = "can't allocate memory"
+"""What torch's allocator says on a CPU, in a plain RuntimeError."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -33,11 +36,19 @@ def attempt(run: Callable[[Sequence[A]], Sequence[B]], items: Sequence[A]) -> li
     """`run(items)`, in halves where memory does not suffice for all; None for an item that is too much alone."""
     try:
         return list(run(items))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         pass  # left before trying again: the exception holds the tensors of the failed run
+    except RuntimeError as error:
+        if _ON_CPU not in str(error):
+            raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(items) == 1:
         return [None]
     middle = len(items) // 2
     return attempt(run, items[:middle]) + attempt(run, items[middle:])
+
+
+def out_of_memory(what: str) -> Failure:
+    """The failure of an item that `attempt` gave None for."""
+    return Failure("error", f"{what} needs more memory than the device has; lower the options pixels or tokens")

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmreward.judge.backends.batches import MEMORY, attempt, batches
+from mmreward.judge.backends.batches import attempt, batches, out_of_memory
 from mmreward.judge.backends.language import Language
 from mmreward.judge.backends.tree import Node
-from mmreward.judge.labels import Answer, LabelIds, answers, failed
+from mmreward.judge.labels import Answer, LabelIds, answers, failed_by
 
 __all__ = ["Cached", "State"]
 
@@ -56,9 +56,9 @@ class Cached:
         self.language, self.tokens = language, tokens
 
     def probabilities(self, trees: Sequence[Node], labels: LabelIds) -> list[list[Answer]]:
-        told = attempt(lambda some: self._answer(some, labels), trees)
-        none = failed("not_applicable", f"the prompt {MEMORY}")
-        return [[none] * tree.leaves if one is None else one for tree, one in zip(trees, told, strict=True)]
+        answered = attempt(lambda some: self._answer(some, labels), trees)
+        too_much = failed_by(out_of_memory("the prompt"))
+        return [[too_much] * tree.leaves if row is None else row for tree, row in zip(trees, answered, strict=True)]
 
     def _answer(self, trees: Sequence[Node], labels: LabelIds) -> list[list[Answer]]:
         found: dict[int, Answer] = {}

@@ -24,21 +24,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmreward.judge.backends.pixels import misfit
+from mmreward.score import Failure
+
 __all__ = ["Family", "Prepared", "find_family", "stack_tensors", "text_positions"]
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """An image as a model's vision tower wants it: its tokens in the text, tensors by name, and its grid of visual
-    tokens where positions need it. `tiles`: how many it was cut into, and their width and height; empty for a grid. Or
-    why it cannot be used.
+    tokens where positions need it. `tiles`: how many it was cut into, and their width and height; empty for a grid.
+    Where there is a `failure`, nothing else is meant.
     """
 
     ids: tuple[int, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     rows: int = 0
     columns: int = 0
-    error: str | None = None
+    failure: Failure | None = None
     tiles: tuple[int, ...] = ()
 
     @property
@@ -54,7 +57,9 @@ class Family(Protocol):
     axes: int
 
     def prepare(self, images: Sequence[Image.Image]) -> list[Prepared]:
-        """Never raises for an image."""
+        """Never raises for an image: one that this model cannot take is `not_applicable`, one at which its processor
+        raises is an `error`.
+        """
 
     def picture_positions(self, start: int, picture: Prepared) -> tuple[np.ndarray, int]:
         """Positions [axes, tokens] of an image that starts at `start`, and where what follows it starts."""
@@ -81,16 +86,29 @@ class GridFamily:
     axes = 3
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.image_processor, self.token = processor.image_processor, model.config.image_token_id
+        self.processor, self.image_processor = processor, processor.image_processor
+        self.token = model.config.image_token_id
         self.merge = int(processor.image_processor.merge_size)
 
     def prepare(self, images: Sequence[Image.Image]) -> list[Prepared]:
+        prepared = {
+            i: Prepared(failure=failure)
+            for i, image in enumerate(images)
+            if (failure := misfit(self.processor, *image.size))
+        }
+        good = [i for i in range(len(images)) if i not in prepared]
+        prepared |= zip(good, self._prepare([images[i] for i in good]), strict=True)
+        return [prepared[i] for i in range(len(images))]
+
+    def _prepare(self, images: Sequence[Image.Image]) -> list[Prepared]:
+        if not images:
+            return []
         try:
             found = self.image_processor(images=list(images), return_tensors="pt", disable_grouping=False)
-        except Exception as error:  # whatever an odd image makes a processor raise
+        except Exception as error:  # whatever an odd image, or another version of the library, makes it raise
             if len(images) == 1:
-                return [_unfit(images[0], error)]
-            return [one for image in images for one in self.prepare([image])]
+                return [_broken(images[0], error)]
+            return [one for image in images for one in self._prepare([image])]
         grids = found["image_grid_thw"]
         prepared = []
         for pixels, grid in zip(found["pixel_values"].split(grids.prod(-1).tolist()), grids, strict=True):
@@ -119,8 +137,8 @@ class TileFamily:
             found = self.processor(
                 text=[self.processor.image_token], images=[image], return_tensors="pt", add_special_tokens=False
             )
-        except Exception as error:  # whatever an odd image makes a processor raise
-            return _unfit(image, error)
+        except Exception as error:  # whatever an odd image, or another version of the library, makes it raise
+            return _broken(image, error)
         tensors = {name: found[name] for name in ("pixel_values", "pixel_attention_mask") if name in found}
         *_, count, _, height, width = tensors["pixel_values"].shape
         return Prepared(tuple(found["input_ids"][0].tolist()), tensors, tiles=(count, width, height))
@@ -130,8 +148,11 @@ class TileFamily:
         return text_positions(start, count, 1), start + count
 
 
-def _unfit(image: Image.Image, error: Exception) -> Prepared:
-    return Prepared(error=f"an image of {image.width}x{image.height} does not fit the model: {error}")
+def _broken(image: Image.Image, error: Exception) -> Prepared:
+    reason = f"{type(error).__name__}: {error}"
+    return Prepared(
+        failure=Failure("error", f"the processor failed at an image of {image.width}x{image.height}: {reason}")
+    )
 
 
 @lru_cache(maxsize=256)

@@ -6,12 +6,12 @@ comes with a model is never run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmreward.fingerprint import fingerprint
 from mmreward.judge.backends.adapter import find_adapter, is_adapter
 
 __all__ = ["ModelSource", "find_model"]
@@ -19,7 +19,6 @@ __all__ = ["ModelSource", "find_model"]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-_WHOLE_HASH = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,8 @@ class ModelSource:
     adapter: str | None = None
 
     def fingerprint(self) -> str:
-        """Which weights a folder holds: SHA-256 of the weight files, of their headers and sizes above a gigabyte."""
-        digest, files = hashlib.sha256(), sorted(Path(self.path).glob("*.safetensors"))
-        whole = sum(file.stat().st_size for file in files) <= _WHOLE_HASH
-        for file in files:
-            with file.open("rb") as stream:
-                if whole:
-                    digest.update(stream.read())
-                else:
-                    digest.update(f"{file.name} {file.stat().st_size}".encode())
-                    digest.update(stream.read(8 + int.from_bytes(stream.read(8), "little")))
-        return ("sha256:" if whole else "sha256-headers:") + digest.hexdigest()
+        """Which weights a folder holds."""
+        return fingerprint(sorted(Path(self.path).glob("*.safetensors")))
 
 
 def find_model(name: str, revision: str | None = None, base: str | None = None) -> ModelSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ class Language:
         self.head = model.get_output_embeddings()
         self.token = int(model.config.image_token_id)
         self.config = model.config.get_text_config()
+        self._cache_name = _cache_name(self.decoder)
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +52,7 @@ class Language:
         or [B, cached + L]. `pictures` in the order of their tokens, row by row. A cache is appended to.
         """
         embeds = self.embed(ids)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {} if cache is None else {self._cache_name: cache}
         if pictures:
             visual = ids == self.token
             embeds[visual] = torch.cat([p.features for p in pictures if p.features is not None]).to(embeds.dtype)
@@ -62,7 +64,6 @@ class Language:
             inputs_embeds=embeds,
             position_ids=positions if len(positions) > 1 else positions[0],
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=cache is not None,
             **options,
         ).last_hidden_state
@@ -70,3 +71,9 @@ class Language:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, vocabulary] of hidden states [N, D]."""
         return self.head(hidden)
+
+
+def _cache_name(decoder: Any) -> str:
+    """What the forward of this version of transformers calls the cache."""
+    parameters = inspect.signature(decoder.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in parameters), "cache")

@@ -29,7 +29,7 @@ TOP = 20
 """Alternatives of a token that are asked for: the most that OpenAI gives, and vLLM by default."""
 
 _CANNOT_GO_ON = Reply(
-    status="not_applicable",
+    status="error",
     error="the question gives the answer's beginning, which this server cannot go on from (vLLM and SGLang can); use a "
     "question set without a prefix",
 )

@@ -108,21 +108,20 @@ def hidden_error(text: str) -> int | None:
     return _code_of(body)
 
 
-def connection_failure(error: BaseException, url: str, tries: int) -> str:
-    """Why no connection came about or held, in one sentence."""
+def connection_failure(error: BaseException) -> tuple[str, str]:
+    """Why no connection came about or held, and what to look at."""
     causes = list(_causes(error))
-    cause = next((str(one).strip().split("\n")[0] for one in causes if str(one).strip()), type(causes[-1]).__name__)
     said = " ".join(f"{type(one).__name__} {one}" for one in causes).lower()
+    if "connecttimeout" in said:
+        return "no connection in time", "is the machine reachable from here, and is the port right?"
+    cause = next((str(one).strip().split("\n")[0] for one in causes if str(one).strip()), type(causes[0]).__name__)
     if "certificate" in said or "ssl" in said:
-        hint = "is it http:// or https://, and is its certificate trusted here?"
-    elif "name or service" in said or "getaddrinfo" in said or "resolution" in said or "nodename" in said:
-        hint = "is the name of the host right?"
-    elif "connecterror" in said or "refused" in said:
-        hint = "is the server running, and is the port right?"
-    else:
-        hint = "it may have ended or been restarted, its log says why; or ask less at once with ?concurrency=4"
-    count = "1 try" if tries == 1 else f"{tries} tries"
-    return f"the connection to {url} failed after {count} ({cause}); {hint}"
+        return cause, "is it http:// or https://, and is its certificate trusted here?"
+    if "name or service" in said or "getaddrinfo" in said or "resolution" in said or "nodename" in said:
+        return cause, "is the name of the host right?"
+    if "connecterror" in said or "refused" in said:
+        return cause, "is the server running, and is the port right?"
+    return cause, "it may have ended or been restarted, its log says why; or ask less at once with ?concurrency=4"
 
 
 def _hint(fault: ServerFault, said: str) -> str:

@@ -30,11 +30,10 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class Session:
-    """What a request needs: the `client`, a slot of those that may be under way, and `workers` for what takes time."""
+    """What a request needs: the `client`, and one of the `slots` for those that may be under way."""
 
     client: AsyncOpenAI
     slots: asyncio.Semaphore
-    workers: ThreadPoolExecutor
 
 
 @dataclass(frozen=True)
@@ -77,26 +76,33 @@ class ClientLoop:
 
 
 def _serve(make_client: Callable[[], AsyncOpenAI], concurrency: int, started: Future[_Running]) -> None:
+    # By hand what asyncio.run does: its end starts a thread for the end of the workers, which a program that ends may
+    # not from Python 3.12 on.
+    loop = asyncio.new_event_loop()
+    workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mmreward-images")
+    loop.set_default_executor(workers)
     try:
-        asyncio.run(_live(make_client, concurrency, started))
+        loop.run_until_complete(_live(make_client, concurrency, started))
+        loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as error:
         if started.done():
             raise
         started.set_exception(error)
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+        loop.close()
 
 
 async def _live(make_client: Callable[[], AsyncOpenAI], concurrency: int, started: Future[_Running]) -> None:
-    # Not the loop's own executor: its end starts a thread, which a program that ends may not.
-    workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mmreward-images")
-    end = asyncio.Event()
-    try:
-        async with make_client() as client:
-            session = Session(client, asyncio.Semaphore(concurrency), workers)
-            thread, loop = threading.current_thread(), asyncio.get_running_loop()
-            started.set_result(_Running(thread, loop, session, end, os.getpid()))
-            await end.wait()
-    finally:
-        workers.shutdown(wait=False, cancel_futures=True)
+    end, thread, loop = asyncio.Event(), threading.current_thread(), asyncio.get_running_loop()
+    async with make_client() as client:
+        session = Session(client, asyncio.Semaphore(concurrency))
+        started.set_result(_Running(thread, loop, session, end, os.getpid()))
+        await end.wait()
+        unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 def _stop(running: _Running) -> None:

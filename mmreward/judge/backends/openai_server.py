@@ -142,9 +142,10 @@ class Server:
         try:
             listed = await client.get("/models", cast_to=dict[str, Any])
         except APIConnectionError as error:
-            why = connection_failure(error, self.url, 2)
+            cause, look_at = connection_failure(error)
             raise ServerError(
-                f"no server answers at {self.url}: {why}. Start one, for example vllm serve MODEL --max-logprobs 20"
+                f"no server answers at {self.url} ({cause}); {look_at} One is started by, for example: "
+                "vllm serve MODEL --max-logprobs 20"
             ) from None
         except APIStatusError as error:
             if error.status_code in (401, 403):
@@ -180,11 +181,10 @@ class Server:
         return await asyncio.gather(*(self._send_group(group, session, gate) for group in groups))
 
     async def _send_group(self, group: Group, session: Session, gate: asyncio.Semaphore) -> list[Reply]:
-        loop = asyncio.get_running_loop()
         async with gate:
             with ExitStack() as stack:
                 try:
-                    requests = await loop.run_in_executor(session.workers, group.make, stack)
+                    requests = await asyncio.to_thread(group.make, stack)
                 except OSError as error:
                     failed = Reply(status="io_error", error=f"images cannot be written for the server: {error}")
                     return [failed] * group.size
@@ -232,13 +232,17 @@ class Server:
         except (APITimeoutError, TimeoutError) as error:
             if _is_unconnected(error):
                 self._unreachable = True
-                why = f"did not take a connection in {min(self._timeout, CONNECT):g} s ({_tries(tries)})"
-                return Reply(status="timeout", error=f"{self.url} {why}; is it running, and reachable from here?")
-            why = f"did not answer in {_tries(tries)} of {self._timeout:g} s"
-            return Reply(status="timeout", error=f"{self.url} {why}; allow more with ?timeout, or ask less at once")
+                why = f"did not take a connection in {_tries(tries)} of {min(self._timeout, CONNECT):g} s"
+                look_at = "is the machine reachable from here, and is the port right?"
+            else:
+                why = f"did not answer in {_tries(tries)} of {self._timeout:g} s"
+                look_at = "allow more with ?timeout, or ask less at once with ?concurrency"
+            return Reply(status="timeout", error=f"{self.url} {why}; {look_at}")
         except APIConnectionError as error:
             self._unreachable = _is_unconnected(error)
-            return Reply(status="io_error", error=connection_failure(error, self.url, tries))
+            cause, look_at = connection_failure(error)
+            error_text = f"the connection to {self.url} failed after {_tries(tries)} ({cause}); {look_at}"
+            return Reply(status="io_error", error=error_text)
 
     def _fault(self, error: APIStatusError) -> ServerFault:
         fault = fault_of(error.status_code, error.response.text, error.response.extensions.get(ANSWERED))

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmreward.judge.backends.batches import MEMORY, attempt, batches
+from mmreward.judge.backends.batches import attempt, batches, out_of_memory
 from mmreward.judge.backends.language import Language
 from mmreward.judge.backends.tree import Node, split
 from mmreward.judge.backends.vision import Picture
-from mmreward.judge.labels import Answer, LabelIds, answers, failed
+from mmreward.judge.labels import Answer, LabelIds, answers, failed_by
 
 __all__ = ["Packed"]
+
+_TOO_MUCH = failed_by(out_of_memory("the prompt"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +50,10 @@ class Packed:
         rows = [_row(part) for _, part in parts]
         results: dict[int, list[Answer]] = {}
         for batch in batches([len(row.ids) for row in rows], self.tokens):
-            told = attempt(lambda some: self._run(some, labels), [rows[i] for i in batch])
-            for i, answer in zip(batch, told, strict=True):
-                results[i] = [failed("not_applicable", f"the prompt {MEMORY}")] * parts[i][1].leaves
-                if answer is not None:
-                    results[i] = answer
+            for i, row in zip(
+                batch, attempt(lambda some: self._run(some, labels), [rows[i] for i in batch]), strict=True
+            ):
+                results[i] = [_TOO_MUCH] * parts[i][1].leaves if row is None else row
         found: list[list[Answer]] = [[] for _ in trees]
         for index, (number, _) in enumerate(parts):
             found[number] += results[index]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmreward.judge.backends.patches import fitted_size
+from mmreward.score import Failure
 
-__all__ = ["limit_pixels", "shown_pixels", "shown_size"]
+__all__ = ["limit_pixels", "misfit", "shown_pixels", "shown_size"]
 
 
 def shown_pixels(processor: Any) -> dict[str, Any]:
@@ -23,12 +24,22 @@ def shown_size(processor: Any, width: int, height: int) -> dict[str, Any]:
     """`seen`, [width, height] at which a model with a pixel budget sees an image of this size. Empty for other models,
     and for an image that does not fit.
     """
+    if not _has_budget(processor) or misfit(processor, width, height):
+        return {}
+    return {"seen": list(fitted_size(processor.image_processor, height, width)[::-1])}
+
+
+def misfit(processor: Any, width: int, height: int) -> Failure | None:
+    """Why a model with a pixel budget cannot take an image of this size: one side is over 200 times the other. None
+    where it can, and for other models, which say so only when they meet the image.
+    """
     if not _has_budget(processor):
-        return {}
+        return None
     try:
-        return {"seen": list(fitted_size(processor.image_processor, height, width)[::-1])}
-    except ValueError:
-        return {}
+        fitted_size(processor.image_processor, height, width)
+    except ValueError as error:
+        return Failure("not_applicable", f"an image of {width}x{height} does not fit the model: {error}")
+    return None
 
 
 def limit_pixels(processor: Any, most: int | None, least: int | None) -> None:

@@ -17,15 +17,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmreward.judge.backends.backend import Sampling, Text
-from mmreward.judge.backends.batches import MEMORY, attempt
+from mmreward.judge.backends.batches import attempt, out_of_memory
+from mmreward.judge.backends.pixels import misfit
 from mmreward.judge.backends.sampling import as_text, luck, passes, pick, stops
 from mmreward.judge.backends.words import Words
-from mmreward.judge.labels import Answer, LabelIds, answers, failed
+from mmreward.judge.labels import Answer, LabelIds, answers, failed, failed_by
 from mmreward.judge.prompt import Fixed, Given, Piece, Prompt
 
 __all__ = ["PlainRows"]
 
 _HOLDER = "<|mmreward_given_text|>"
+_TOO_MUCH = failed_by(out_of_memory("the prompt"))
 
 Row = dict[str, Tensor]
 Path = tuple[tuple[Piece, ...], ...]
@@ -55,9 +57,8 @@ class PlainRows:
         found: dict[int, Answer] = {i: row for i, row in rows.items() if isinstance(row, Answer)}
         good = {i: row for i, row in rows.items() if not isinstance(row, Answer)}
         for batch in self._batches(good):
-            told = attempt(ask, [good[i] for i in batch])
-            for i, answer in zip(batch, told, strict=True):
-                found[i] = answer or failed("not_applicable", f"the prompt {MEMORY}")
+            for i, answer in zip(batch, attempt(ask, [good[i] for i in batch]), strict=True):
+                found[i] = answer or _TOO_MUCH
         answered = iter(found[i] for i in range(len(rows)))
         return [[next(answered) for _ in range(prompt.leaves)] for prompt in prompts]
 
@@ -67,12 +68,12 @@ class PlainRows:
         found = {i: [_unwritten(row)] * sampling.passes for i, row in rows.items() if isinstance(row, Answer)}
         good = {i: row for i, row in rows.items() if not isinstance(row, Answer)}
         for batch in self._batches(good, exact=True):
-            told = attempt(lambda some: self._generate(some, sampling), [good[i] for i in batch])
-            for i, texts in zip(batch, told, strict=True):
-                own = texts or [_unwritten(failed("not_applicable", f"the prompt {MEMORY}"))] * count
-                found[i] = own if count == sampling.passes else own * sampling.passes
-        written = iter(found[i] for i in range(len(rows)))
-        return [[next(written) for _ in range(prompt.leaves)] for prompt in prompts]
+            written = attempt(lambda some: self._generate(some, sampling), [good[i] for i in batch])
+            for i, texts in zip(batch, written, strict=True):
+                texts = texts or [_unwritten(_TOO_MUCH)] * count
+                found[i] = texts if count == sampling.passes else texts * sampling.passes
+        texts_of_leaves = iter(found[i] for i in range(len(rows)))
+        return [[next(texts_of_leaves) for _ in range(prompt.leaves)] for prompt in prompts]
 
     def _generate(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Text]]:
         """Texts of rows of one shape, `passes` after each."""
@@ -114,6 +115,9 @@ class PlainRows:
         asked.
         """
         content, held, images = _content(path)
+        for image in images:
+            if failure := misfit(self.processor, *image.size):
+                return failed_by(failure)
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
@@ -122,9 +126,9 @@ class PlainRows:
         options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
         try:
             inputs = self.processor(text=[text], images=images or None, return_tensors="pt", **options)
-        except Exception as error:  # whatever an odd image makes a processor raise
+        except Exception as error:  # whatever an odd image, or another version of the library, makes it raise
             sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
-            return failed("not_applicable", f"images of {sizes} do not fit the model: {error}")
+            return failed("error", f"the processor failed at images of {sizes}: {type(error).__name__}: {error}")
         row = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         for one in held:
             ids = self.words.given(one.text) if isinstance(one, Given) else self.words.fixed(one.text)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.cached import Cached
-from mmreward.judge.backends.families import find_family
+from mmreward.judge.backends.families import Family, find_family
 from mmreward.judge.backends.language import Language
 from mmreward.judge.backends.packed import Packed
+from mmreward.judge.backends.sharing import check_cache, check_mask
 from mmreward.judge.backends.tree import Node, Reader, images_of
 from mmreward.judge.backends.vision import Picture, Vision
 from mmreward.judge.backends.words import Words, find_frame
@@ -44,6 +45,7 @@ class SharedTrees:
         self.vision = Vision(model, family)
         self.reader = Reader(Words(processor.tokenizer), frame, family, self.language.longest)
         self._check_tokens(processor)
+        self._check_sharing(family)
         self.family = family
         self._way = (Packed if self.layout == "packed" else Cached)(self.language, tokens)
         self._writer = Writer(self.language, processor.tokenizer, tokens)
@@ -74,6 +76,16 @@ class SharedTrees:
     def _read(self, prompts: Sequence[Prompt]) -> list[Node]:
         pictures = self.vision.look([image for prompt in prompts for image in images_of(prompt)])
         return [self.reader.read(prompt, pictures) for prompt in prompts]
+
+    @torch.inference_mode()
+    def _check_sharing(self, family: Family) -> None:
+        """Raises ValueError where the model does not take what sharing rests on; texts are written from a cache in
+        either layout.
+        """
+        prefix, branch = (self.reader.words.fixed(text) for text in ("Look at the image:\n", "What is it?"))
+        check_cache(self.language, prefix, branch, family.axes)
+        if self.layout == "packed":
+            check_mask(self.language, prefix, branch, family.axes)
 
     @torch.inference_mode()
     def _check_tokens(self, processor: Any) -> None:

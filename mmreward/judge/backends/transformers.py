@@ -20,20 +20,25 @@ from typing import Any
 
 import torch
 
+from mmreward.hub import hub_folder
 from mmreward.judge.backends.adapter import find_adapter, merge
 from mmreward.judge.backends.backend import Sampling, Text
 from mmreward.judge.backends.folder import ModelSource
-from mmreward.judge.backends.pixels import limit_pixels, shown_pixels, shown_size
+from mmreward.judge.backends.pixels import limit_pixels, misfit, shown_pixels, shown_size
 from mmreward.judge.backends.plain import PlainRows
 from mmreward.judge.backends.shared import SharedTrees
 from mmreward.judge.backends.tree import images_of
 from mmreward.judge.labels import Answer, LabelIds, find_labels
 from mmreward.judge.prompt import Prompt
+from mmreward.quiet import quiet_loading
+from mmreward.score import Failure
 
 __all__ = ["DTYPES", "LAYOUTS", "TransformersBackend"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = ("packed", "cached", "plain")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""What is downloaded of a repository of the hub."""
 _WAVE_PIXELS, _WAVE_PROMPTS = 32 << 20, 64
 
 _log = logging.getLogger(__name__)
@@ -79,34 +84,30 @@ class TransformersBackend:
         `min_pixels`: most and least pixels of an image. Raises ValueError for what cannot be loaded, with the reason.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging as bars
 
-        if source.is_folder:
-            bars.disable_progress_bar()  # they are for downloads
         chosen = adapter or source.adapter
         found = find_adapter(chosen) if chosen else None
         place = _device(device)
         kind = DTYPES[dtype] if dtype else torch.float32 if place.type == "cpu" else torch.bfloat16
-        common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": source.is_folder}
-        if source.revision:
-            common["revision"] = source.revision
+        folder = Path(source.path) if source.is_folder else hub_folder(source.path, source.revision, _FILES)
+        common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         try:
-            processor = AutoProcessor.from_pretrained(source.path, **common)
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                source.path, dtype=kind, use_safetensors=True, output_loading_info=True, **common
-            )
+            with quiet_loading():
+                processor = AutoProcessor.from_pretrained(folder, **common)
+                model, report = AutoModelForImageTextToText.from_pretrained(
+                    folder, dtype=kind, use_safetensors=True, output_loading_info=True, **common
+                )
         except Exception as error:  # whatever a broken or foreign folder makes transformers raise
             raise ValueError(f"the judge {source.path!r} cannot be loaded: {_first_line(error)}") from error
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise ValueError(f"{source.path!r} has no processor for images and text; it is not a vision-language model")
         _check_weights(source.path, report)
         limit_pixels(processor, pixels, min_pixels)
-        commit = getattr(model.config, "_commit_hash", None)
         if found:
             model = merge(model, found)
         model = model.to(place).requires_grad_(False)  # gradients go to pixels, see mmreward.judge.differentiable
         backend = cls(model, processor, tokens=tokens, layout=layout)
-        backend.describe |= {"revision": source.fingerprint() if source.is_folder else commit}
+        backend.describe |= {"revision": source.fingerprint() if source.is_folder else folder.name}
         if found:
             backend.describe |= {"adapter": found.fingerprint()}
         return backend
@@ -118,6 +119,10 @@ class TransformersBackend:
         if self.shared and (cut := self.shared.vision.tiles.get((width, height))):
             return {"tiles": cut[0], "tile": list(cut[1:])}
         return shown_size(self.processor, width, height)
+
+    def misfit(self, width: int, height: int) -> Failure | None:
+        """Why the model cannot take an image of this size, where its size alone says so."""
+        return misfit(self.processor, width, height)
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raises ValueError where a label is no single token, or two are the same."""
@@ -138,8 +143,9 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[list[Text]]]:
-        """For each prompt, for each leaf, what the model writes in each pass. Only the temperature and the nucleus of
-        `sampling` count: penalties that a model's folder suggests do not. A schema is ignored.
+        """For each prompt, for each leaf, what the model writes in each pass. Of the drawing only
+        temperature, nucleus (`top_p`) and `top_k` count, not the penalties that a model's folder suggests. A schema is
+        ignored.
         """
         return [row for wave in _waves(prompts) for row in self._way.write(wave, sampling)]
 

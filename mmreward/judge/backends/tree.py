@@ -16,7 +16,7 @@ from PIL import Image
 from mmreward.judge.backends.families import Family, text_positions
 from mmreward.judge.backends.vision import Picture
 from mmreward.judge.backends.words import Frame, Words
-from mmreward.judge.labels import Answer, failed
+from mmreward.judge.labels import Answer, failed, failed_by
 from mmreward.judge.prompt import Given, Piece, Prompt
 
 __all__ = ["Node", "Reader", "images_of", "split"]
@@ -62,14 +62,15 @@ class Reader:
         return self._node(prompt, pictures, 0, 0, first=True)
 
     def _node(self, prompt: Prompt, pictures: Mapping[int, Picture], position: int, count: int, first: bool) -> Node:
-        bad = next((p.error for p in (pictures.get(id(piece)) for piece in prompt.pieces) if p and p.error), None)
-        if bad:
-            return self._failed(prompt, failed("not_applicable", bad))
+        shown_here = (pictures.get(id(piece)) for piece in prompt.pieces)
+        failure = next((picture.failure for picture in shown_here if picture and picture.failure), None)
+        if failure:
+            return self._failed(prompt, failed_by(failure))
         ids, positions, shown, end = self._write(prompt, pictures, position, first)
         count += len(ids)
         if count > self.longest and not prompt.branches:
-            told = f"a text of {count} tokens is longer than the model takes ({self.longest})"
-            return self._failed(prompt, failed("not_applicable", told))
+            error = f"a text of {count} tokens is longer than the model takes ({self.longest})"
+            return self._failed(prompt, failed("not_applicable", error))
         below = tuple(self._node(branch, pictures, end, count, first=False) for branch in _below(prompt))
         return Node(ids, positions, shown, end, count, below, prompt.leaves)
 

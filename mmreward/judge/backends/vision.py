@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmreward.judge.backends.batches import MEMORY, attempt
+from mmreward.judge.backends.batches import attempt, out_of_memory
 from mmreward.judge.backends.families import Family, Prepared, stack_tensors
+from mmreward.score import Failure
 
 __all__ = ["Picture", "Vision"]
 
@@ -34,13 +35,14 @@ _TOGETHER = 8192
 @dataclass(frozen=True, eq=False)
 class Picture:
     """An image as the language model sees it: tokens, positions, features [N, D] of its visual tokens, and features
-    that are added after the first layers (empty but for DeepStack). Or why it cannot be used.
+    that are added after the first layers (empty except with DeepStack). Where there is a `failure`, nothing else is
+    meant.
     """
 
     prepared: Prepared
     features: Tensor | None = None
     deep: tuple[Tensor, ...] = ()
-    error: str | None = None
+    failure: Failure | None = None
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +51,7 @@ class Picture:
 
 class Vision:
     """`looks` counts the images whose features were computed; `tiles` says of an image's size (width, height) into how
-    many tiles of which width and height it was cut, for models that cut.
+    many tiles of which width and height it was cut, for models that cut. Not thread-safe.
     """
 
     def __init__(self, model: Any, family: Family, *, kept_bytes: int = KEPT_BYTES, alone: int = ALONE) -> None:
@@ -91,17 +93,18 @@ class Vision:
     def _see(self, images: Sequence[Image.Image]) -> list[Picture]:
         prepared = self.family.prepare(images) if images else []
         self.tiles |= {image.size: one.tiles for image, one in zip(images, prepared, strict=True) if one.tiles}
-        found: dict[int, Picture] = {i: Picture(p, error=p.error) for i, p in enumerate(prepared) if p.error}
+        found = {i: Picture(one, failure=one.failure) for i, one in enumerate(prepared) if one.failure}
         for group in self._groups(prepared):
             self.looks += len(group)
-            for i, told in zip(group, attempt(self._features, [prepared[i] for i in group]), strict=True):
-                found[i] = told or Picture(prepared[i], error=f"an image {MEMORY}")
+            pictures = attempt(self._features, [prepared[i] for i in group])
+            for i, picture in zip(group, pictures, strict=True):
+                found[i] = picture or Picture(prepared[i], failure=out_of_memory("an image"))
         return [found[i] for i in range(len(prepared))]
 
     def _groups(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         shapes: dict[tuple[Any, ...], list[int]] = {}
         for i, one in enumerate(prepared):
-            if not one.error:
+            if not one.failure:
                 shapes.setdefault(one.shape, []).append(i)
         for members in shapes.values():
             tokens = prepared[members[0]].ids.count(self.token)

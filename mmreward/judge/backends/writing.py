@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmreward.judge.backends.backend import Sampling, Text
-from mmreward.judge.backends.batches import MEMORY, attempt
+from mmreward.judge.backends.batches import attempt, out_of_memory
 from mmreward.judge.backends.cached import CACHE, Cached, State
 from mmreward.judge.backends.language import Language
 from mmreward.judge.backends.sampling import as_text, luck, passes, pick, stops
@@ -29,9 +29,12 @@ class Writer:
 
     def write(self, trees: Sequence[Node], sampling: Sampling) -> list[list[list[Text]]]:
         """For each tree, for each leaf, a text for each pass."""
-        told = attempt(lambda some: self._write(some, sampling), trees)
-        none = [Text(status="not_applicable", error=f"the prompt {MEMORY}")] * sampling.passes
-        return [[none] * tree.leaves if one is None else one for tree, one in zip(trees, told, strict=True)]
+        written = attempt(lambda some: self._write(some, sampling), trees)
+        failure = out_of_memory("the prompt")
+        too_much = [Text(status=failure.status, error=failure.error)] * sampling.passes
+        return [
+            [too_much] * tree.leaves if texts is None else texts for tree, texts in zip(trees, written, strict=True)
+        ]
 
     def _write(self, trees: Sequence[Node], sampling: Sampling) -> list[list[list[Text]]]:
         found: dict[int, list[Text]] = {}

@@ -22,17 +22,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmreward.hub import hub_folder
 from mmreward.judge.backends.words import Words
 from mmreward.judge.checkpoints.images import FACTOR
 from mmreward.judge.checkpoints.weights import Weights, complain
 from mmreward.judge.prompt import Fixed, Given, Piece
+from mmreward.quiet import quiet_loading
 from mmreward.score import Status
 
-__all__ = ["DTYPES", "REWARD", "HeadModel", "Reading", "check_words", "words"]
+__all__ = ["BASE_FILES", "DTYPES", "REWARD", "HeadModel", "Reading", "check_words", "words"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 REWARD = "<|Reward|>"
+
+BASE_FILES = ("*.json", "*.txt", "*.jinja")
+"""What is downloaded of a base model: no weights."""
 
 _CLASSES = {"qwen2_vl": "Qwen2VLModel", "qwen2_5_vl": "Qwen2_5_VLModel"}
 
@@ -232,9 +237,10 @@ def _fill_model(config: Any, weights: Weights, vocabulary: int, dtype: torch.dty
             f"{vocabulary}; is ?base the right model?"
         )
     config.get_text_config().vocab_size = vocabulary
-    model, report = getattr(transformers, _CLASSES[config.model_type]).from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with quiet_loading():
+        model, report = getattr(transformers, _CLASSES[config.model_type]).from_pretrained(
+            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     complain(weights.name, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     return model
 
@@ -242,10 +248,12 @@ def _fill_model(config: Any, weights: Weights, vocabulary: int, dtype: torch.dty
 def _open_base(base: str, family: Sequence[str]) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoProcessor
 
-    common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": _is_folder(base)}
+    common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    folder = Path(base).expanduser() if _is_folder(base) else hub_folder(base, patterns=BASE_FILES)
     try:
-        config = AutoConfig.from_pretrained(base, **common)
-        processor = AutoProcessor.from_pretrained(base, **common)
+        with quiet_loading():
+            config = AutoConfig.from_pretrained(folder, **common)
+            processor = AutoProcessor.from_pretrained(folder, **common)
     except Exception as error:  # whatever a broken or foreign folder makes transformers raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the base model {base!r} cannot be opened: {first}") from error

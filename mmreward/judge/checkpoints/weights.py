@@ -6,7 +6,6 @@ Checkpoints of the Qwen-VL families come in two layouts of names, that of transf
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+from mmreward.fingerprint import fingerprint
+from mmreward.hub import hub_folder
+
 __all__ = ["Weights", "complain", "download", "find_weights"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_WHOLE_HASH = 1 << 30
 
 
 class Weights:
@@ -51,17 +52,8 @@ class Weights:
         return {name: tensor for name, tensor in self.tensors.items() if name.startswith("rm_head")}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the files; of their headers and sizes above a gigabyte."""
-        whole = sum(file.stat().st_size for file in self.files) <= _WHOLE_HASH
-        digest = hashlib.sha256()
-        for file in self.files:
-            with file.open("rb") as stream:
-                if whole:
-                    digest.update(stream.read())
-                else:
-                    digest.update(f"{file.name} {file.stat().st_size}".encode())
-                    digest.update(stream.read(8 + int.from_bytes(stream.read(8), "little")))
-        return ("sha256:" if whole else "sha256-headers:") + digest.hexdigest()
+        """Which weights these are."""
+        return fingerprint(self.files)
 
 
 def find_weights(name: str, revision: str | None = None) -> Weights:
@@ -121,14 +113,4 @@ _PREFIXES: Mapping[str, str] = {
 
 def download(name: str, revision: str | None) -> Path:
     """The JSON, text and safetensors files of a hub repository, through the hub's cache. Raises ValueError."""
-    import huggingface_hub
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]
-            )
-        )
-    except Exception as error:  # the hub client raises many kinds: absent, offline, gated
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"the hub repository {name!r} could not be had: {type(error).__name__}: {first}") from None
+    return hub_folder(name, revision, ["*.json", "*.safetensors", "*.txt"])

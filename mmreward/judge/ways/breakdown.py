@@ -23,8 +23,8 @@ _KEPT = 10_000
 
 
 class Breakdown:
-    """`of(groups, backend)` gives a list a group; `prompt` says how it is asked for, `key` what it is called in the
-    answer. One instance serves one backend.
+    """`of(groups, backend)` returns one list per group. `prompt` builds the request; `key` is the JSON key of the list
+    in the reply. One instance serves one backend, and keeps the last 10,000 lists. Not thread-safe.
     """
 
     def __init__(self, prompt: Callable[[Group], Prompt], key: str, most: int, max_new_tokens: int = 512) -> None:

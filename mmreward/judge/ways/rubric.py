@@ -42,6 +42,11 @@ OPTIONS = ("question", "votes", *SAMPLING_OPTIONS)
 
 _TOGETHER = ("success", "over_edit")
 _ALONE = ("naturalness", "artefacts")
+_ALSO = {
+    "over_edit": ("restraint", "overedit", "over_editing", "overediting"),
+    "artefacts": ("artifacts", "clean_work", "cleanness"),
+}
+"""What else questions and judges call a grade."""
 _VOTES: dict[str, Callable[[Sequence[float]], float]] = {"mean": statistics.fmean, "median": statistics.median}
 _GENERAL = "rubric-10"
 
@@ -186,7 +191,8 @@ class Rubric:
 def _reading(text: Text, names: Sequence[str], least: float, most: float) -> Reading:
     if text.status != "ok":
         return Reading(status=text.status, error=text.error)
-    return read_scores(text.text, names, least, most, finished=text.finished)
+    spellings = [(name, *_ALSO.get(name, ())) for name in names]
+    return read_scores(text.text, spellings, least, most, finished=text.finished)
 
 
 def _seen(image: Image.Image, after: str) -> Prompt:

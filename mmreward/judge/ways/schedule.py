@@ -18,7 +18,7 @@ from itertools import combinations
 
 from PIL import Image
 
-__all__ = ["SCHEMES", "schedule"]
+__all__ = ["SCHEMES", "image_digest", "schedule"]
 
 SCHEMES = ("all", "ring", "random", "anchor")
 
@@ -27,7 +27,7 @@ def schedule(
     images: Sequence[Image.Image], scheme: str = "all", rivals: int = 2, seed: int = 0
 ) -> list[tuple[int, int]]:
     """Pairs of indices, each once; `rivals` is for ring (rounded up to an even number) and random."""
-    digests = [_digest(image) for image in images]
+    digests = [image_digest(image) for image in images]
     order = sorted(range(len(images)), key=lambda i: digests[i])
     count = len(order)
     if scheme == "ring":
@@ -44,7 +44,8 @@ def schedule(
     return [(order[min(pair)], order[max(pair)]) for pair in sorted(places, key=sorted)]
 
 
-def _digest(image: Image.Image) -> str:
+def image_digest(image: Image.Image) -> str:
+    """A name for the pixels of an image."""
     digest = hashlib.blake2b(f"{image.width} {image.height};".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()

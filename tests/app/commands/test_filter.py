@@ -1,6 +1,9 @@
 """`mmreward filter` as people call it, and its output as the data of a training recipe."""
 
+import io
 import json
+import math
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -110,6 +113,74 @@ def test_nothing_scored_is_nothing_kept(run, noisy, tmp_path):
     assert code == 1 and "No row of noisy.jsonl was scored" in said and not (tmp_path / "best.jsonl").exists()
 
 
+def test_of_two_results_the_caller_says_which(run, tmp_path):
+    for name, blue in {"a": 0, "b": 100, "c": 200}.items():
+        Image.new("RGB", (8, 8), (0, 0, blue)).save(tmp_path / f"{name}.png")
+    row = {"id": "r", "instruction": "x", "source": "a.png", "edited": "b.png", "target": "c.png"}
+    (tmp_path / "both.jsonl").write_text(json.dumps(row))
+    code, said = run("both.jsonl", "--out", "out.jsonl")
+    assert code == 2 and "has the columns edited and target; say which" in said and "--map edited=target" in said
+    assert run("both.jsonl", "--map", "edited=target", "--out", "target.jsonl")[0] == 0
+    (kept,) = read(tmp_path / "target.jsonl")
+    assert kept["overall"] == pytest.approx(200 / 255) and (kept["target"], kept["edited"]) == ("c.png", "b.png")
+    assert run("both.jsonl", "--map", "edited=edited", "--out", "edited.jsonl")[0] == 0
+    (kept,) = read(tmp_path / "edited.jsonl")
+    assert kept["overall"] == pytest.approx(100 / 255) and (kept["target"], kept["edited"]) == ("c.png", "b.png")
+
+
+def test_a_reward_that_cannot_see_the_instruction_is_warned_of(run, noisy, monkeypatch):
+    from mmreward import load_reward
+
+    monkeypatch.setattr("app.commands.filter.load_reward", lambda spec: load_reward("pixels"))
+    code, said = run(noisy, "--reward", "pixels", "--out", "best.jsonl")
+    assert "pixels measures preservation and quality and not whether the instruction was followed" in said
+
+
+class Parts(Blueness):
+    """Dimensions and no one number."""
+
+    name, dims, has_overall = "parts", ("instruction_following", "quality"), False
+
+    def one(self, edit):
+        score = super().one(edit)
+        dims = {"instruction_following": score.overall, "quality": 1 - score.overall}
+        return Score(math.nan, dims, has_overall=False) if score.ok else score
+
+
+def test_a_reward_without_an_overall_needs_a_dimension(run, noisy, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.commands.filter.load_reward", lambda spec: Parts())
+    code, said = run(noisy, "--out", "best.jsonl")
+    assert code == 2 and "--by DIMENSION" in said and not (tmp_path / "best.jsonl").exists()
+    assert "cannot see" not in said and "instruction was followed" not in said
+    code, said = run(noisy, "--by", "quality", "--keep", "0.4", "--out", "best.jsonl")
+    assert [row["id"] for row in read(tmp_path / "best.jsonl")] == ["r0", "r1"]
+    assert read(tmp_path / "best.jsonl")[0]["overall"] == 1
+    assert "measures quality and not whether the instruction was followed" in said
+
+
+def test_columns_of_the_input_are_kept_beside_ours(run, noisy, tmp_path):
+    rows = [{**row, "kept": "mine", "input_overall": "older"} for row in read(noisy)[:2]]
+    noisy.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(noisy, "--keep", 1, "--out", "best.jsonl")[0] == 0
+    first = read(tmp_path / "best.jsonl")[0]
+    assert (first["kept"], first["input_kept"]) == (True, "mine")
+    assert (first["input_overall"], first["input_input_overall"]) == ("older", "mine")
+
+
+def test_from_a_pipe_to_a_pipe(noisy, monkeypatch, capfdbinary):
+    class Input:
+        buffer = io.BytesIO(noisy.read_bytes())
+
+    monkeypatch.setattr("app.commands.filter.load_reward", lambda spec: Blueness())
+    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.chdir(noisy.parent)
+    with pytest.raises(SystemExit):
+        main(["filter", "-", "--keep", "0.4", "--out", "-"])
+    out, err = capfdbinary.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["id"] for row in rows] == ["r3", "r4"] and rows[0]["target"] == "3.png" and b"Kept 2 of 6" in err
+
+
 def test_wrong_calls(run, noisy, tmp_path):
     assert run(noisy, "--out", "best.csv")[0] == 2
     code, said = run(noisy, "--keep", 0, "--out", "best.jsonl")
@@ -119,6 +190,11 @@ def test_wrong_calls(run, noisy, tmp_path):
     assert code == 2 and "no column 'edited'" in said
     code, said = run("--help")
     assert code == 0 and "mmreward filter triplets.jsonl" in said
+
+
+@pytest.mark.parametrize(("share", "of", "kept"), [(0.29, 100, 29), (0.57, 100, 57), (0.3, 10, 3), (0.001, 100, 1)])
+def test_a_share_is_as_many_rows_as_it_says(share, of, kept):
+    assert sum(best([Score(0.5)] * of, share)) == kept
 
 
 def test_best_takes_a_share_of_the_scored_the_earlier_of_equals():

@@ -1,11 +1,15 @@
 """`mmreward score` as people call it: exit codes, messages, outputs; and never a traceback."""
 
+import io
 import json
+import math
+import sys
 
 import pytest
 from PIL import Image
 
 from app.cli import main
+from mmreward import Reward, Score
 
 
 @pytest.fixture
@@ -64,11 +68,71 @@ def test_failed_rows_are_in_the_output_and_in_the_exit_code(run, triplets, tmp_p
         assert [row["task"] for row in rows] == ["t", "t", "u"]
 
 
-def test_not_applicable_rows_are_no_failure(run, tmp_path, triplets):
-    row = json.loads(triplets.read_text().splitlines()[0])
-    (tmp_path / "e.jsonl").write_text(json.dumps({**row, "instruction": "", "edited": "b.png"}))
+def test_not_applicable_rows_are_no_failure_beside_others(run, tmp_path, triplets):
+    row = {**json.loads(triplets.read_text().splitlines()[0]), "edited": "b.png"}
+    empty = {**row, "instruction": ""}
+    (tmp_path / "e.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(empty))
     code, said = run("score", "e.jsonl", "--reward", "pixels")
     assert code == 0 and "1 not_applicable" in said and "the instruction is empty" in said
+    (tmp_path / "e.jsonl").write_text(json.dumps(empty))
+    code, said = run("score", "e.jsonl", "--reward", "pixels")
+    assert code == 1 and "No row has a score: none has an instruction" in said
+
+
+def test_photos_with_a_reward_that_knows_none_are_no_success(run, tmp_path):
+    """Not photos, but as far from the shapes world."""
+    for name in "ab":
+        Image.effect_noise((96, 64), 60).save(tmp_path / f"{name}.png")
+    rows = [{"instruction": "make it warmer", "source": "a.png", "edited": "b.png"}] * 3
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said = run("score", "e.jsonl", "--reward", "clip:tiny", "--out", "s.jsonl")
+    assert code == 1 and "3 not_applicable" in said
+    assert "No row has a score: clip:tiny applies to none of these edits. Photos are judged by" in said
+    assert "--reward vlm:Qwen/Qwen2.5-VL-7B-Instruct" in said and "--reward pixels" in said
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
+    code, said = run("filter", "e.jsonl", "--reward", "clip:tiny", "--out", "f.jsonl")
+    assert code == 1 and "clip:tiny applies to none of these edits" in said
+
+
+def test_a_path_that_is_wanted_is_whole_in_a_narrow_terminal(run, triplets, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [json.loads(line) for line in triplets.read_text().splitlines()]
+    rows[0]["id"], rows[1]["id"] = "a-rather-long-id-of-a-row/edit-1", "a-rather-long-id-of-a-row/edit-2"
+    rows[2]["target"] = "a/folder/whose/name/is/long/enough/for/a/line/" + "x" * 60 + ".png"
+    triplets.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = "a/rather/deep/folder/of/results/that/takes/more/than/eighty/columns/of/a/terminal/scores.jsonl"
+    code, said = run("score", triplets, "--map", "edited=target", "--reward", "pixels", "--out", name)
+    assert f"Written to {name}" in said.splitlines()
+    assert any(str(tmp_path / rows[2]["target"]) in line for line in said.splitlines())
+    assert "a-rather-long…a-row/edit-1 " in said and "a-rather-long…a-row/edit-2 " in said
+
+
+def test_from_a_pipe_to_a_pipe(triplets, tmp_path, monkeypatch, capfdbinary):
+    class Input:
+        buffer = io.BytesIO(triplets.read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["score", "-", "--map", "edited=target", "--reward", "pixels", "--out", "-"])
+    out, err = capfdbinary.readouterr()
+    assert exit.value.code == 1
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["r0", "r1", "r2"]
+    assert b"3 rows of standard input, scored with pixels: 2 ok" in err and b"Written" not in err
+
+
+def test_dimensions_without_an_overall_are_a_success(run, triplets, tmp_path, monkeypatch):
+    class Parts(Reward):
+        name, dims, has_overall = "parts", ("quality",), False
+
+        def score(self, edits):
+            return [Score(math.nan, {"quality": 0.25}, has_overall=False) for _ in edits]
+
+    monkeypatch.setattr("app.commands.score.load_reward", lambda spec: Parts())
+    triplets.write_text("".join(triplets.read_text().splitlines(keepends=True)[:2]))
+    code, said = run("score", triplets, "--map", "edited=target", "--out", "s.jsonl")
+    assert code == 0 and "2 ok" in said and "0.250" in said and "nan" not in said and "overall" not in said
+    assert [json.loads(line)["overall"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [None, None]
 
 
 @pytest.mark.parametrize(

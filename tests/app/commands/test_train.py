@@ -54,7 +54,7 @@ def test_lora_only_is_a_setting_of_the_policy(fake, capsys):
     fake.does = interrupt
     assert call(fake.path, "--out", str(fake.out), "--lora-only") == 130
     assert fake.seen[0][0]["policy"] == {"export": "lora"}
-    assert "--set policy.export=lora --resume" in " ".join(capsys.readouterr().err.split())
+    capsys.readouterr()
     assert call("grpo-tiny", "--lora-only", "--dry-run", "--set", "policy.weights=full") == 2
     assert "weights: full trains none; set weights: lora" in " ".join(capsys.readouterr().err.split())
 
@@ -82,7 +82,72 @@ def test_interrupt_prints_the_resume_command(fake, capsys):
     fake.does = interrupt
     assert call(fake.path, "--out", str(fake.out), "--set", "size=4", "--minutes", "2") == 130
     said = " ".join(capsys.readouterr().err.split())
-    assert f"mmreward train {fake.path} --out {fake.out} --minutes 2 --set size=4 --resume" in said
+    assert f"mmreward train --resume --out {fake.out}" in said
+
+
+def checkpointed(fake):
+    """A run that was stopped after its second step."""
+    from mmreward.training import save_checkpoint
+
+    def interrupt():
+        save_checkpoint(fake.out, 2, {}, {})
+        raise Interrupted(fake.out, 2)
+
+    fake.does = interrupt
+    assert call(fake.path, "--out", str(fake.out), "--set", "size=4", "--minutes", "2") == 130
+    fake.does = lambda: None
+
+
+def test_resume_needs_no_more_than_the_folder(fake, capsys):
+    checkpointed(fake)
+    said = capsys.readouterr().err.split("Go on with:")[1].split()
+    assert said == ["mmreward", "train", "--resume", "--out", str(fake.out)]
+    before = (fake.out / "recipe.yaml").read_bytes()
+    assert call(*said[2:]) == 0
+    (_, first), (_, second) = [(resume, recipe) for recipe, _, resume in fake.seen]
+    assert first == second and [resume for *_, resume in fake.seen] == [False, True]
+    assert call("--resume", "--out", str(fake.out), "--minutes", "9") == 0
+    assert fake.seen[-1][0]["loop"]["minutes"] == 9
+    assert (fake.out / "recipe.yaml").read_bytes() == before  # that of the start is kept
+
+
+def test_a_resumed_run_that_is_stopped_keeps_what_was_changed(fake, capsys):
+    checkpointed(fake)
+
+    def interrupt():
+        raise Interrupted(fake.out, 3)
+
+    fake.does = interrupt
+    capsys.readouterr()
+    assert call("--resume", "--out", str(fake.out), "--minutes", "9") == 130
+    assert f"mmreward train --resume --out {fake.out} --minutes 9" in " ".join(capsys.readouterr().err.split())
+
+
+def test_resume_without_a_recipe_says_what_is_missing(fake, tmp_path, capsys):
+    assert call() == 2
+    assert "name a recipe, or go on with a run: mmreward train --resume" in " ".join(capsys.readouterr().err.split())
+    assert call("--resume") == 2
+    assert call("--resume", "--out", str(tmp_path / "none")) == 2
+    assert "has no recipe.yaml" in " ".join(capsys.readouterr().err.split())
+
+
+def test_other_training_is_no_resume_of_this_one(tmp_path, monkeypatch, capsys):
+    from mmreward.training import save_checkpoint
+
+    out = tmp_path / "run"
+    save_checkpoint(out, 2, {}, {})
+    settings = command.read_recipe(command.find_recipe("tiny-vae"))
+    (out / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    seen = []
+    monkeypatch.setitem(sys.modules, "fake_task", types.SimpleNamespace(run=lambda *given: seen.append(given)))
+    monkeypatch.setitem(command.TASKS, "vae", "fake_task:run")
+    assert call("tiny-vae", "--resume", "--out", str(out), "--set", "loop.lr=0.5") == 2
+    assert "loop.lr was" in " ".join(capsys.readouterr().err.split())
+    assert call("tiny-editor", "--resume", "--out", str(out)) == 2
+    assert "task was 'vae' and is 'editor'" in " ".join(capsys.readouterr().err.split())
+    assert not seen
+    assert call("tiny-vae", "--resume", "--out", str(out), "--set", "loop.steps=3") == 0
+    assert len(seen) == 1
 
 
 def test_training_that_fails_is_exit_code_1(fake, capsys):
@@ -154,13 +219,20 @@ def test_a_dry_run_names_what_cannot_be(change, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_says_which_rows_would_be_left_out(triplets, tmp_path, capsys):
+    assert call("grpo-tiny", *CHEAP, "--set", f"data.file={triplets}", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out: 1 rows that cannot be used; the first is row 1" in said and "gone.png" in said
+
+
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_missing_images_are_named_before_anything_starts(options, triplets, tmp_path, capsys):
+def test_a_file_without_a_usable_row_is_named_before_anything_starts(options, triplets, tmp_path, capsys):
+    (tmp_path / "there.png").unlink()
     out = str(tmp_path / "run")
     assert call("grpo-tiny", *CHEAP, "--set", f"data.file={triplets}", "--out", out, *options) == 2
     told = capsys.readouterr()
     said = " ".join((told.out + told.err).split())
-    assert "1 of 2 rows cannot be used" in said and "gone.png" in said and "triplets.jsonl" in said
+    assert "none of its 2 rows can be used" in said and "there.png" in said and "triplets.jsonl" in said
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

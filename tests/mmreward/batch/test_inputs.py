@@ -1,12 +1,16 @@
 """Inputs: each kind of file and folder gives the same rows, and a bad row or file says what is wrong with it."""
 
+import base64
 import csv
+import io
 import json
+import math
+import sys
 
 import pyarrow as pa
 import pytest
 from PIL import Image
-from pyarrow.parquet import write_table
+from pyarrow.parquet import ParquetFile, write_table
 
 from mmreward import load_reward
 from mmreward.batch import read_rows, score_rows
@@ -155,6 +159,10 @@ def test_a_bad_row_is_a_status_and_loses_nothing(folder):
         (lambda f: jsonl(f, ""), None, "is empty: it holds no row"),
         (lambda f: jsonl(f, "no json"), None, "line 1 is not JSON"),
         (lambda f: jsonl(f, RECORDS[0], name="edits.txt"), None, "read from .jsonl, .csv, .parquet or a folder"),
+        (lambda f: jsonl(f, RECORDS[0], name="edits.txt").parent / "*.txt", None, "read from .jsonl, .csv, .parquet"),
+        (lambda f: jsonl(f, {"source": "a", "source_file_name": "b"}, name="metadata.jsonl").parent, None,
+         "the columns source and source_file_name both say what source is"),
+        (lambda f: jsonl(f, RECORDS[0]), {"target": "source", "reference": "edited"}, "the field is called target now"),
         (lambda f: jsonl(f, RECORDS[0], name="edits.parquet"), None, "cannot be read as Parquet"),
         (lambda f: jsonl(f, {"id": 1, "source": "a"}), None, "no column 'instruction' and no column 'edited'"),
         (lambda f: jsonl(f, RECORDS[0]), {"edited": "targt"}, "unknown column 'targt'"),
@@ -177,6 +185,125 @@ def test_csv_with_odd_cells(folder):
     (folder / "latin.csv").write_bytes("instruction,source,edited\nMöwe,a,b\n".encode("latin-1"))
     with pytest.raises(ValueError, match="CSV in UTF-8"):
         read_rows(folder / "latin.csv")
+
+
+MISSING = {"null": None, "NaN": math.nan, "empty": "", "text": "nan", "Text": "NaN"}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_what_is_missing_is_missing_in_every_kind_of_file(folder, kind, name):
+    gap = MISSING[name]
+    texts = ("id", "instruction", "criteria", "source_caption", "target_caption", "target")
+    records = [{**dict.fromkeys(texts, gap), "source": "images/a.png", "edited": gap, "mask": "images/a.png"}]
+    if kind == "parquet":
+        columns = {key: pa.array([value], None if isinstance(value, float) else pa.string()) for key, value in
+                   records[0].items()}  # fmt: skip
+        write_table(pa.table(columns), folder / "edits.parquet")
+        path = folder / "edits.parquet"
+    else:
+        path = (jsonl(folder, *records) if kind == "jsonl" else table(folder, records)).resolve()
+    (row,) = read_rows(path)
+    assert row.id == "0" and not row.texts and set(row.images) == {"source", "mask"}
+    assert row.error == "edited image missing: the column 'edited' is empty"
+
+
+def test_words_that_only_look_like_nothing_are_texts(folder):
+    path = jsonl(
+        folder, {"instruction": "None", "source": "images/a.png", "edited": "images/b.png", "criteria": "null"}
+    )
+    (row,) = read_rows(path)
+    assert (row.instruction, row.texts["criteria"]) == ("None", "null")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_images_as_base64_and_data_urls(folder, kind):
+    noise = Image.effect_noise((400, 300), 60)
+    stream = io.BytesIO()
+    noise.save(stream, "PNG")
+    coded = base64.b64encode(stream.getvalue()).decode()
+    assert len(coded) > 131_072  # what Python's CSV reader takes by default
+    cells = [coded, f"data:image/png;base64,{coded}", "https://example.org/b.png", "data:image/png;base64,?"]
+    records = [{"instruction": "x", "source": "images/a.png", "edited": cell} for cell in cells]
+    path = {"jsonl": jsonl, "csv": lambda f, *r: table(f, r), "parquet": lambda f, *r: parquet(f, list(r))}[kind](
+        folder, *records
+    )
+    rows = list(read_rows(path))
+    assert [row.edit().image("edited").size for row in rows[:2]] == [(400, 300)] * 2
+    scores = [one.score for one in score_rows(rows, load_reward("pixels"))]
+    assert [score.status for score in scores[2:]] == ["io_error"] * 2
+    assert "addresses are not fetched: download it and give the file" in scores[2].error
+    assert "a data URL whose base64 cannot be decoded" in scores[3].error
+    assert all(len(score.error or "") < 400 for score in scores)
+
+
+def test_companion_files_are_no_images(folder):
+    for name in ("one", "__MACOSX"):
+        (folder / name).mkdir()
+        prefix = "" if name == "one" else "._"
+        for file in ("source.png", "edited.png"):
+            Image.new("RGB", (8, 8)).save(folder / name / (prefix + file))
+    (folder / "one" / "instruction.txt").write_text("make it blue")
+    for name in ("._edited.png", "._source.png", ".hidden.png", "Thumbs.db", ".DS_Store"):
+        (folder / "one" / name).write_bytes(b"\0\5\x16\7")
+    (row,) = read_rows(folder)
+    assert row.id == "one" and row.error is None and row.images["edited"].name == "edited.png"
+
+
+def test_an_instruction_keeps_its_blanks_and_loses_the_line_break_of_the_editor(folder):
+    (folder / "one").mkdir()
+    for file in ("source.png", "edited.png"):
+        Image.new("RGB", (8, 8)).save(folder / "one" / file)
+    (folder / "one" / "instruction.txt").write_text(" make it blue \n\n", encoding="utf-8-sig")
+    (row,) = read_rows(folder)
+    assert row.instruction == " make it blue "
+
+
+def test_the_older_name_of_a_field_can_still_be_mapped(folder):
+    path = jsonl(folder, {**RECORDS[0], "result": "images/b.png"})
+    (row,) = read_rows(path, {"reference": "result"})
+    assert row.images["target"].endswith("images/b.png") and "result" not in row.meta
+
+
+def test_rows_from_standard_input(folder, monkeypatch):
+    class Input:
+        buffer = io.BytesIO("".join(json.dumps(record) + "\n" for record in RECORDS).encode())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.chdir(folder)
+    rows = read_rows("-")
+    for _ in range(2):
+        assert [row.edit().image("edited").size for row in rows] == [(8, 8)] * 2
+    assert len(rows) == 2 and str(rows.where) == "standard input"
+
+
+def test_a_parquet_file_is_read_a_few_rows_at_a_time_and_once(folder, monkeypatch):
+    cell = {"bytes": bytes(100_000), "path": None}
+    records = [{"id": str(n), "instruction": "x", "source": cell, "edited": cell} for n in range(200)]
+    parquet(folder, records)
+    before = pa.total_allocated_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetFile.iter_batches", None)  # columns and number come from the metadata
+        rows = read_rows(folder / "edits.parquet")
+    most = 0
+    for number, row in enumerate(rows):
+        assert row.id == str(number)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert number == 199 and most < 10e6  # of 40 MB
+
+
+def test_a_damaged_part_of_a_parquet_file_fails_its_rows_alone(folder):
+    records = [{"id": str(n), "instruction": f"do {n}", "source": "a", "edited": "b"} for n in range(60)]
+    path = folder / "edits.parquet"
+    write_table(pa.Table.from_pylist(records), path, row_group_size=20, compression="gzip", use_dictionary=False)
+    place = ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[place + 20 : place + 60] = bytes(40)
+    path.write_bytes(data)
+    rows = list(read_rows(folder / "edits.parquet"))
+    assert [row.error is None for row in rows] == [True] * 20 + [False] * 20 + [True] * 20
+    assert all("cannot be read as Parquet" in row.error for row in rows[20:40])
+    assert rows[40].instruction == "do 40"
 
 
 def test_tasks_need_no_edited_image(folder):

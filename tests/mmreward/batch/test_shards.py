@@ -87,3 +87,13 @@ def test_what_cannot_be_read_is_said(tmp_path, tables):
         file.unlink()
     with pytest.raises(ValueError, match="no .arrow file; was it copied whole"):
         read_rows(tmp_path / "set", needs=NEEDS)
+
+
+def test_companion_files_are_no_shards(tmp_path, tables):
+    parquet(tmp_path / "set", tables)
+    (tmp_path / "set" / "._train-00000-of-00002.parquet").write_bytes(b"\0\5\x16\7")
+    check(tmp_path / "set")
+    check(tmp_path / "set" / "*.parquet")
+    saved(tmp_path / "disk", tables)
+    (tmp_path / "disk" / "._data-00000-of-00002.arrow").write_bytes(b"\0\5\x16\7")
+    check(tmp_path / "disk")

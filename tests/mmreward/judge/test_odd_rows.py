@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mmreward import Edit, load_reward
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import judge_reward
 from mmreward.judge.ways import WAYS, load_way
 from mmreward.shapes import World
 
@@ -70,7 +70,7 @@ def test_a_large_image_counts_like_the_same_image_made_small(judge, plain):
 @pytest.mark.parametrize("way", list(WAYS))
 def test_no_way_raises_for_an_odd_row(backend, plain, way):
     options = {"floor": "0"} if way in ("expected", "pairwise") else {"max_new_tokens": "4"}
-    judge = JudgeReward(backend, load_way(way, options), name="x", model="x")
+    judge = judge_reward(backend, load_way(way, options), name="x", model="x")
     rows = [edit for edit, *_ in odd_rows(*plain).values()]
     scores = judge.score([*rows, Edit(plain[0], plain[1], b"no image"), Edit("", plain[1], plain[2])])
     assert len(scores) == len(rows) + 2 and [score.status for score in scores[-2:]] == ["io_error", "not_applicable"]
@@ -80,7 +80,7 @@ def test_no_way_raises_for_an_odd_row(backend, plain, way):
 
 def test_a_preference_says_the_sizes_of_its_three_images(backend, plain):
     instruction, source, edited = plain
-    judge = JudgeReward(backend, load_way("pairwise", {}), name="x", model="x")
+    judge = judge_reward(backend, load_way("pairwise", {}), name="x", model="x")
     (told,) = judge.compare([(Edit(instruction, source, edited), Edit(instruction, source, edited.resize((20, 50))))])
     assert told.provenance["sizes"] == {
         "source": {"given": [64, 64], "seen": [66, 66]},

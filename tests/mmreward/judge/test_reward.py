@@ -1,5 +1,6 @@
 """A judge joined from a backend and a way: rows, groups, provenance, comparing."""
 
+import inspect
 import json
 import math
 
@@ -10,7 +11,7 @@ from mmreward import Edit
 from mmreward.judge.backends.backend import Text
 from mmreward.judge.labels import Answer
 from mmreward.judge.prompt import Given
-from mmreward.judge.reward import JudgeReward
+from mmreward.judge.reward import judge_reward
 from mmreward.judge.ways import WAYS, load_way, way_options
 from mmreward.preference import Comparer, comparer
 from mmreward.reward import Reward
@@ -51,7 +52,7 @@ class Level:
 
 def judge(way="expected", **options):
     backend = Level()
-    return JudgeReward(backend, load_way(way, dict(options)), name="level:x", model="x"), backend
+    return judge_reward(backend, load_way(way, dict(options)), name="level:x", model="x"), backend
 
 
 def test_it_is_a_reward_and_says_what_made_a_score():
@@ -69,13 +70,12 @@ def test_edits_of_one_source_instruction_and_criteria_go_together():
     edits = [
         Edit("make it blue", RED, BLUE),
         Edit("make it green", RED, GREEN),
-        Edit(" make it blue ", RED, GREEN),
         Edit("make it blue", RED, GREEN),
         Edit("make it blue", RED, BLUE, criteria="all of it"),
     ]
     scores = reward.score(edits)
-    assert [score.overall == 1 for score in scores] == [True, False, False, False, True]
-    assert [len(prompt.branches) for prompt in backend.prompts] == [2, 1, 1, 1]
+    assert [score.overall == 1 for score in scores] == [True, False, False, True]
+    assert [len(prompt.branches) for prompt in backend.prompts] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("way", ["expected", "rubric", "pairwise", "checklist", "entities"])
@@ -122,16 +122,25 @@ def test_a_judge_compares_where_its_way_does():
 
 def test_a_judge_of_another_way_does_not_compare_but_its_scores_do():
     reward, _ = judge()
-    assert not hasattr(reward, "compare")
+    assert not hasattr(reward, "compare") and not isinstance(reward, Comparer)
     (told,) = comparer(reward).compare([(Edit("x", RED, GREEN), Edit("x", RED, BLUE))])
     assert told.verdict == "second" and told.provenance["reward"] == "level:x"
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_isinstance_tells_who_compares_whatever_the_version_of_python(way):
+    """Since Python 3.12 it looks an attribute up without calling a property."""
+    reward, _ = judge(way)
+    static = inspect.getattr_static(reward, "compare", None) is not None
+    assert static == hasattr(reward, "compare") == isinstance(reward, Comparer) == (way == "pairwise")
+    assert (comparer(reward) is reward) == (way == "pairwise")
 
 
 def test_an_unknown_way_or_domain_is_refused():
     with pytest.raises(ValueError, match="Did you mean 'pairwise'"):
         load_way("pairs_wise", {})
     with pytest.raises(ValueError, match="unknown domain"):
-        JudgeReward(Level(), load_way("expected", {}), name="x", model="x", domain="mars")
+        judge_reward(Level(), load_way("expected", {}), name="x", model="x", domain="mars")
     assert "passes" in way_options("rubric")
 
 
@@ -140,7 +149,7 @@ def test_a_prefix_needs_a_backend_that_can_begin_an_answer():
     way.questions = way.questions.model_copy(update={"prefix": "Grade: "})
     backend = Level()
     with pytest.raises(ValueError, match="has the prefix 'Grade: '"):
-        JudgeReward(backend, way, name="x", model="x")
+        judge_reward(backend, way, name="x", model="x")
     backend.takes_prefix = True
-    JudgeReward(backend, way, name="x", model="x").score([Edit("x", RED, BLUE)])
+    judge_reward(backend, way, name="x", model="x").score([Edit("x", RED, BLUE)])
     assert list(backend.prompts[0].beginnings()) == ["Grade: "] * 3

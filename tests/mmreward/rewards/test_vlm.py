@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -185,3 +187,18 @@ def test_the_card_says_what_the_model_is():
     assert card["numbers"] and card["command"]
     assert "shapes world" in (folder / "README.md").read_text()
     assert (folder / "model.safetensors").stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize("way", ["rubric", "entities"])
+def test_the_bundled_judge_says_at_once_which_ways_it_was_taught(way):
+    with pytest.raises(ValueError, match=f"was not taught way={way}; its card lists expected, checklist, pairwise"):
+        load_reward(f"vlm:tiny?way={way}")
+
+
+def test_a_spec_without_a_model_is_refused_before_torch_is_imported():
+    code = (
+        "import sys; from mmreward import load_reward\n"
+        "try: load_reward('vlm')\nexcept ValueError as error: print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "needs a model" in done.stdout and done.stdout.split()[-1] == "False"

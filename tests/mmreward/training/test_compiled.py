@@ -26,8 +26,8 @@ def test_without_pythons_headers_too(monkeypatch, caplog, tmp_path):
 
 
 def test_weights_keep_their_names(monkeypatch):
-    if compiled._lacking():
-        pytest.skip(f"{compiled._lacking()} not found")
+    if compiled.lacking():
+        pytest.skip(f"{compiled.lacking()} not found")
     module = nn.Sequential(nn.Linear(2, 2))
     names = list(module.state_dict())
     assert compiled.compile_in_place(module) and module._compiled_call_impl is not None

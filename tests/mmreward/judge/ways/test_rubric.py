@@ -41,6 +41,15 @@ def test_the_minimum_within_each_and_the_geometric_mean_of_both(group, scripted)
     assert score.rationale == "seen\nseen" and score.spread is None
 
 
+def test_an_answer_in_the_words_of_the_question_is_read(group, scripted):
+    """It asks for success and restraint, naturalness and clean work."""
+    both = lambda a, i: "- **Success**: 9/10\n- **Restraint**: 4/10"  # noqa: E731
+    alone = lambda a, i: '{"reasoning": "seen", "naturalness": 6, "clean work": 9}'  # noqa: E731
+    score = rubric().score([group], scripted(write=by_images(both, alone)))[0][0]
+    assert score.overall == pytest.approx(math.sqrt(0.4 * 0.6))
+    assert (score.raw["over_edit"], score.raw["artefacts"]) == (4, 9)
+
+
 def test_a_scale_to_25_gives_the_same_formula(group, scripted):
     backend = scripted(write=by_images(lambda a, i: written(20, 25), lambda a, i: written(25, 5)))
     score = rubric("rubric-25").score([group], backend)[0][0]
