@@ -1,1 +1,1 @@
-"""Is a reward right? Questions with known answers, put to a reward or a server (`mmreward doctor`)."""
+"""Is a reward right? Known questions, data with human judgements, and statistics of agreement."""

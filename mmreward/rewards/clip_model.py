@@ -159,7 +159,7 @@ def _download_weights(name: str, address: str) -> Path:
         except Exception as error:  # the hub client raises many kinds: absent, offline, gated
             tried.append(f"{file}: {type(error).__name__}")
     raise ValueError(
-        f"no safetensors weights of {name!r} could be downloaded from the hub repository {repository!r} "
+        f"no safetensors weights of {name!r} could be had from the hub repository {repository!r} "
         f"({'; '.join(tried)}). Pickle weights are refused; check the network, or choose another TAG"
     )
 
@@ -175,7 +175,7 @@ def _download(repository: str) -> Path:
         )
     except Exception as error:  # the hub client raises many kinds: absent, offline, gated
         raise ValueError(
-            f"the hub repository {repository!r} could not be downloaded: {type(error).__name__}: {error}"
+            f"the hub repository {repository!r} could not be had: {type(error).__name__}: {error}"
         ) from None
 
 
