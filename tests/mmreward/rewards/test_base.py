@@ -9,8 +9,9 @@ from PIL import Image
 
 from mmreward import Edit
 from mmreward.edit import ImageError
+from mmreward.reward import failure_of
 from mmreward.rewards import base
-from mmreward.rewards.base import Pointwise, failure_of
+from mmreward.rewards.base import Pointwise
 from mmreward.score import Failure, Score
 
 SOURCE = Image.new("RGB", (8, 8))
