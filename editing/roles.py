@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from mmreward.assets import model_folder
 from mmreward.combine import with_overall
 from mmreward.config import ConfigError, read_yaml
+from mmreward.judge.backends.openai_address import served_model
 from mmreward.reward import RECIPES, Reward, load_reward, unknown
 
 Spec = str | dict[str, Any]
@@ -54,6 +55,8 @@ class Measure:
     spec: str
     identity: str
     """A judge is its model, whoever serves it: vlm:M and openai:ADDRESS#M are both M."""
+    address: str | None = None
+    """Where its server is, if it has one."""
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -84,41 +87,40 @@ def _measures(spec: Spec, inside: tuple[str, ...] = ()) -> list[Measure]:
     file = RECIPES.get(text) or (Path(text) if text.endswith((".yaml", ".yml")) and "?" not in text else None)
     if file is None:
         plain = text.partition("?")[0]
-        return [Measure(plain, _identity(plain))]
+        server = served_model(text)
+        return [Measure(plain, _identity(text), server.address if server else None)]
     if str(file) in inside:
         raise ConfigError(f"roles: {' contains '.join([*inside, str(file)])}: a combination cannot contain itself")
     return _measures(read_yaml(file), (*inside, str(file)))
+
+
+_JUDGES = ("vlm", "openai", "editscore")
+"""Rewards that are one judge where their models are one, in this process or behind a server."""
 
 
 def _identity(spec: str) -> str:
     """Equal for spellings of one measure: a judge by the name of its model, which is also its folder; a server's only
     model by the server's address.
     """
-    kind, _, model = spec.partition(":")
-    if kind == "openai":
-        address, _, served = model.partition("#")
-        if not served:
-            return f"openai:{address.rstrip('/')}"
-        model = served
-    elif kind != "vlm":
-        return spec
+    plain = spec.partition("?")[0]
+    kind, _, model = plain.partition(":")
+    if kind not in _JUDGES:
+        return plain
+    if server := served_model(spec):
+        if not server.model:
+            return f"openai:{server.address}"
+        model = server.model
     folder = Path(model)
     named = str(folder.resolve()) if folder.is_dir() else model.rstrip("/").casefold()
     return f"vlm:{named}"
-
-
-def _address(measure: Measure) -> str | None:
-    """Where a server is."""
-    kind, _, model = measure.spec.partition(":")
-    return model.partition("#")[0].rstrip("/") if kind == "openai" else None
 
 
 def _same(first: Measure, second: Measure) -> bool:
     """Whether two measures are one. A server without a named model may serve any that is asked of it by name."""
     if first.identity == second.identity:
         return True
-    unnamed = [measure for measure in (first, second) if measure.identity.startswith("openai:")]
-    return bool(unnamed) and _address(first) is not None and _address(first) == _address(second)
+    unnamed = any(measure.identity.startswith("openai:") for measure in (first, second))
+    return unnamed and first.address is not None and first.address == second.address
 
 
 def check_roles(config: RolesConfig) -> None:

@@ -18,6 +18,8 @@ SPELLINGS = [
     f"openai:http://127.0.0.1:8000/v1#{QWEN}",
     f"openai:http://127.0.0.1:8000/v1/#{QWEN}?pixels=262144",
     f"openai:http://elsewhere:9/v1#{QWEN}",
+    f"openai:HTTP://LocalHost:8000//v1#{QWEN}",
+    f"editscore:{QWEN}?server=http://127.0.0.1:8000/v1",
 ]
 
 
@@ -81,7 +83,7 @@ def test_what_reward_and_monitor_share_is_a_warning(tmp_path):
     assert "share their teacher (oracle)" in teacher and first in teacher and second in teacher
     (family,) = kinships(RolesConfig(reward={"members": {"a": first, "b": "pixels"}}, monitor=third))
     assert "share the backbone qwen2.5-vl:" in family
-    for monitor in (silent, broken, "target", "clip:tiny", f"openai:http://a/v1#{QWEN}"):
+    for monitor in (silent, broken, "target", "pixels", f"openai:http://a/v1#{QWEN}"):
         assert kinships(RolesConfig(reward=first, monitor=monitor)) == []
     assert kinships(RolesConfig(reward="pixels", monitor=second, final=first)) == []  # the final measure may be related
 
