@@ -20,8 +20,8 @@ from mmreward.training.compiled import lacking
 
 COMPILED = {"sample": 1.9, "update": 1.3}
 """Times as fast that compiling makes the bundled editor on a CPU: forward, and forward and backward."""
-_ROWS = 64
-"""Samples of a small iteration, where an iteration has so many: as many as make a full batch for a small network."""
+_ROWS = 32
+"""Samples of a small iteration on a CPU, where more at once are no faster; on a GPU it is a full batch."""
 _PATIENCE = 10.0
 """Seconds that the timed iteration may take, by estimate."""
 
@@ -42,8 +42,9 @@ def seconds_of_parts(recipe: Recipe, reward: Reward, device: torch.device, estim
         estimate: seconds of an iteration, to choose how many groups are tried.
     """
     rollout = recipe.rollout
+    rows = _ROWS if device.type == "cpu" else max(_ROWS, rollout.batch)
     affordable = int(rollout.groups * _PATIENCE / max(estimate, 1e-9))
-    groups = min(rollout.groups, max(1, _ROWS // rollout.members), affordable)
+    groups = min(rollout.groups, max(1, rows // rollout.members), affordable)
     if groups < max(1, -(-recipe.loop.updates // rollout.members)) or recipe.policy.shard:
         return None
     small = recipe.model_copy(

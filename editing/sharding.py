@@ -6,11 +6,25 @@ the same number of forward passes, or the others wait for it: hence shares of on
 Gradients come out of the backward pass as the mean over the processes.
 """
 
-__all__ = ["shard"]
+__all__ = ["prepare", "shard"]
 
 from torch import nn
 
+from editing.processes import Processes
 from mmreward.config import ConfigError
+
+
+def prepare(module: nn.Module, checkpointing: bool, sharded: bool, processes: Processes) -> None:
+    """What has to be done to a network once it is known what is trained: gradient checkpointing (`checkpointing`), the
+    same weights in all processes, and its parts dealt out (`sharded`).
+    """
+    if checkpointing:
+        if not hasattr(module, "enable_gradient_checkpointing"):
+            raise ConfigError(f"loop.gradient_checkpointing: {type(module).__name__} cannot do it; leave it out")
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
+    processes.same(module)
+    if sharded:
+        shard(module, processes.size)
 
 
 def shard(module: nn.Module, processes: int) -> None:

@@ -44,7 +44,7 @@ from editing.recipe import Recipe, load_algorithm
 from editing.rescue import saved_before_errors
 from editing.roles import Roles, check_roles, kinships, load_roles
 from editing.scoring import Scoring
-from editing.sharding import shard
+from editing.sharding import prepare
 from editing.update import Updater
 from editing.watch import Watch
 from editing.weights import Policies
@@ -118,13 +118,7 @@ class Trainer:
     def _prepare(self, module: nn.Module) -> None:
         """What has to be done to the network before its weights are copied."""
         loop = self.recipe.loop
-        if loop.gradient_checkpointing:
-            if not hasattr(module, "enable_gradient_checkpointing"):
-                raise ConfigError(f"loop.gradient_checkpointing: {type(module).__name__} cannot do it; leave it out")
-            module.enable_gradient_checkpointing()  # type: ignore[operator]
-        self.processes.same(module)
-        if self.recipe.policy.shard:
-            shard(module, self.processes.size)
+        prepare(module, loop.gradient_checkpointing, self.recipe.policy.shard, self.processes)
         if loop.compile:
             compile_in_place(module)
 

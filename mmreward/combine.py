@@ -18,10 +18,11 @@ of them (`Reward.has_overall`); of a member that has none itself, the dimensions
 
 **No member raises a score by failing.** A combination fails when a member fails, with that member's status. A member
 marked `optional` is left out where it does not apply to the *task* (`Reward.applies`: an empty instruction, a source
-out of its domain), which no candidate has a say in; the weights of dimensions and of a weighted mean are taken over
-the rest, and provenance says which and how much. When it fails at anything else, an edited image that it cannot read
-or compare among them, the combination fails. A minimum, a geometric mean and base and bonus need all that they are made
-of: leaving out a factor would score the edit as if it were perfect there. The former two take no optional member.
+out of its domain), which no candidate has a say in. When it fails at anything else, an edited image that it cannot read
+or compare among them, the combination fails. The weights of dimensions and of a weighted mean are taken over the rest,
+also where a member gives no value for a dimension of an edit, and provenance says which and how much. A minimum, a
+geometric mean and base and bonus need all that they are made of: leaving out a factor would score the edit as if it
+were perfect there. The former two take no optional member.
 
 `Score.parts` holds the members' scores by name; `raw` stays empty, a combination has no raw numbers of its own.
 """
@@ -153,12 +154,14 @@ class Combination(Reward):
             return _failed(failed, provenance, scores)
 
         values = {name: score.overall for name, score in scores.items() if score.ok and score.has_overall}
-        dims, weights = {}, {}
+        dims: dict[str, float] = {}
+        renormalised: dict[str, dict[str, float]] = {}
         for dim, mean in self._means.items():
             measured = {name: scores[name].dims[dim] for name in mean.uses if dim in scores[name].dims}
             if measured:
                 dims[dim] = _unit(mean(measured))
-                weights[dim] = mean.shares(measured)
+                if len(measured) < len(mean.uses):
+                    renormalised[dim] = mean.shares(measured)
         values |= dims
         needs, uses = (self.overall.needs, self.overall.uses) if self.overall else ((), self.dims)
         missing = [name for name in needs if name not in values]
@@ -167,10 +170,12 @@ class Combination(Reward):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             error += f" (left out: {reasons})" if reasons else ""
             return Score.failed("not_applicable", error, provenance=provenance, parts=scores)
-        if isinstance(self.overall, Weighted):
-            weights["overall"] = self.overall.shares(values)
+        if isinstance(self.overall, Weighted) and any(name not in values for name in uses):
+            renormalised["overall"] = self.overall.shares(values)
         if left_out:
-            provenance |= {"left_out": left_out, "weights": weights}  # as parts of 1, of what is left
+            provenance["left_out"] = left_out
+        if renormalised:
+            provenance["weights"] = renormalised  # as parts of 1, over what is left
         said = [f"{name}: {score.rationale}" for name, score in scores.items() if score.rationale]
         return Score(
             overall=_unit(self.overall(values)) if self.overall else math.nan,

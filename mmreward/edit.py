@@ -51,7 +51,7 @@ class Edit:
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "instruction" or value is not None):
                 raise TypeError(f"Edit.{name} must be a string, got {type(value).__name__}")
-        if isinstance(self.inputs, Image.Image | str | os.PathLike | bytes):
+        if isinstance(self.inputs, Image.Image | str | os.PathLike | bytes) or is_array(self.inputs):
             raise TypeError("Edit.inputs must be a list of images, got a single one; write [image]")
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "meta", dict(self.meta or {}))

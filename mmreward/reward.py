@@ -12,6 +12,7 @@ __all__ = [
     "Differentiable",
     "Reward",
     "Spec",
+    "failure_of",
     "load_reward",
     "one_per_edit",
     "read_spec",
@@ -27,10 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote
 
-from mmreward.edit import Edit
+from mmreward.edit import Edit, ImageError
 from mmreward.score import Failure, Score
 
 Result = TypeVar("Result")
+
+_LONGEST_ERROR = 500
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,6 +150,17 @@ def unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
 def scores_of(reward: Reward, edits: Sequence[Edit]) -> list[Score]:
     """`reward.score(edits)`. Raises ValueError, with its name, for a reward that does not return one score per edit."""
     return one_per_edit(reward, reward.score(edits), len(edits))
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception means for the row that raised it: an image that cannot be opened has its own status; all else
+    is a fault of machine or software, never a row to which the reward does not apply.
+    """
+    if isinstance(error, ImageError):
+        return Failure(error.status, error.message)
+    words = " ".join(str(error).split())[:_LONGEST_ERROR]
+    kind = type(error).__name__
+    return Failure("error", f"{kind}: {words}" if words else kind)
 
 
 def one_per_edit(reward: Reward, results: Sequence[Result], edits: int) -> list[Result]:

@@ -15,7 +15,7 @@ from mmreward.batch import STANDARD_OUTPUT, check_output
 from mmreward.batch.images import check_images
 from mmreward.batch.pairs import DIMS, compare_rows, read_pairs, write_pairs
 from mmreward.combine import with_overall
-from mmreward.preference import comparer
+from mmreward.preference import Comparer, comparer
 from mmreward.reward import load_reward
 
 
@@ -79,7 +79,9 @@ def compare(
         check_images(rows, rows.where, out)
     messages = Console(stderr=True)
     with messages.status(f"loading {reward}"):
-        judge = comparer(with_overall(load_reward(reward), by), margin)
+        loaded = load_reward(reward)
+        compares_itself = by is None and isinstance(loaded, Comparer)
+        judge = comparer(loaded if compares_itself else with_overall(loaded, by), margin)
     compared = list(tracked(partial(compare_rows, rows, judge, batch_size), rows.total, judge.name, messages))
     if out:
         write_pairs(out, rows, compared, f"{reward} by {by}" if by else reward)

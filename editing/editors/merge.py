@@ -23,7 +23,7 @@ def merged(module: nn.Module) -> nn.Module:
     for name, layer in _adapted(plain):
         base = layer.get_base_layer()
         weight: Tensor = base.weight.detach()
-        total = weight.float().cpu()
+        total = weight.cpu().float()
         for adapter in layer.active_adapters:
             if adapter in layer.lora_A:
                 total = total + layer.get_delta_weight(adapter).detach().float().cpu()

@@ -10,6 +10,7 @@ __all__ = ["PipelineEditor"]
 
 import copy
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -255,10 +256,12 @@ def _quiet() -> Iterator[None]:
     libraries = (logging, transformers_logging)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
-        library.set_verbosity_error()
+        library.set_verbosity(logging.CRITICAL)  # what cannot be read is an exception besides
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")  # of a call that diffusers makes
+            yield
     finally:
         for library, (verbosity, has_bar) in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)

@@ -8,7 +8,9 @@ Supervised, from the same triplets and scores in three ways:
   https://arxiv.org/abs/2509.26346).
 - `weighted`: all of them, weighed by exp(overall / temperature), as in reward-weighted regression.
 
-The last two are the baselines that the first must beat.
+The last two are the baselines that the first must beat. What is trained of the network, in which precision and in how
+many processes says `policy`, as in training on rewards (`editing.weights`, `editing.sharding`); each process takes a
+share of every batch.
 
     mmreward train conditioned-tiny --out runs/conditioned            # writes runs/conditioned/model
     mmreward edit --editor "runs/conditioned/model?asked=quality:0.4" --source a.png --instruction "make it blue"
@@ -16,24 +18,33 @@ The last two are the baselines that the first must beat.
 
 __all__ = ["ByScores", "ConditionedRecipe", "TopScored", "Weighted", "run"]
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, Field
+from accelerate import Accelerator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
+from editing.attention import training_attention
 from editing.editors import load_editor
 from editing.editors.conditioned import Conditioned, conditioned
+from editing.editors.lora import save_lora
 from editing.editors.pipeline import PipelineEditor
 from editing.fit.conditioned_data import ScoredTriplets, TripletConfig, scored_triplets
 from editing.fit.conditioned_family import Family, family_of
 from editing.fit.conditioned_training import ConditionedTraining, Draw, Dropout, loss, worst_scores
 from editing.fit.export import Told, write_editor
 from editing.fit.held_out import HeldOut
+from editing.processes import Processes
+from editing.sharding import prepare
+from editing.weights import Policies, PolicyConfig
 from mmreward.config import ConfigError
 from mmreward.training import FitResult, Group, LoopConfig, fit, read_config, save_atomic
+from mmreward.training.checkpoint import refuse_to_overwrite
 from mmreward.training.optim import default_groups
+from mmreward.training.sharded import whole
 
 
 class ByScores(BaseModel, extra="forbid", frozen=True):
@@ -81,6 +92,13 @@ class Weighted(BaseModel, extra="forbid", frozen=True):
         return ((overall - 1) / self.temperature).exp().nan_to_num(0.0)
 
 
+class ConditionedLoop(LoopConfig, frozen=True):
+    """The loop's own settings."""
+
+    gradient_checkpointing: bool = False
+    """Compute the network's activations again in the backward pass: a third more time, a fraction of the memory."""
+
+
 class ConditionedRecipe(BaseModel, extra="forbid", frozen=True):
     """Settings of the recipe."""
 
@@ -89,10 +107,11 @@ class ConditionedRecipe(BaseModel, extra="forbid", frozen=True):
     """What to start from: FLUX Kontext or InstructPix2Pix."""
     data: TripletConfig = TripletConfig()
     method: Annotated[ByScores | TopScored | Weighted, Field(discriminator="name")]
-    lora: int | None = Field(default=None, ge=1)
-    """Rank of a LoRA of the network, merged when it is exported; None trains all of it."""
-    loop: LoopConfig
+    policy: PolicyConfig = PolicyConfig(weights="full")
+    """What is trained of the network. Its average is `loop.ema`."""
+    loop: ConditionedLoop
     batch: int = Field(default=64, ge=1)
+    """Rows of a step, shared by all processes."""
     time_mean: float = 0.4
     time_std: float = 1.0
     """A flow is trained at noise levels sigmoid(normal(time_mean, time_std))."""
@@ -105,38 +124,93 @@ class ConditionedRecipe(BaseModel, extra="forbid", frozen=True):
     """Validation scenes that averaged weights are measured on, where the data is the shapes world's."""
     checked_minutes: float = 5.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_older(cls, values: Any) -> Any:
+        rank = values.get("lora", ...) if isinstance(values, dict) else ...
+        if rank is None:
+            raise ValueError("`lora: null` is now `policy: {weights: full}`, and can be left out")
+        if rank is not ...:
+            alpha = 2 * rank if isinstance(rank, int) else "ALPHA"
+            raise ValueError(f"`lora: {rank}` is now `policy: {{weights: lora, rank: {rank}, alpha: {alpha}}}`")
+        return values
+
+    @model_validator(mode="after")
+    def _one_path(self) -> "ConditionedRecipe":
+        policy = self.policy
+        if {"ema", "keep"} & policy.model_fields_set:
+            raise ValueError("policy.ema and policy.keep are those of reward training; here the average is loop.ema")
+        if policy.shard and self.loop.optimizer == "muon":
+            raise ValueError("policy.shard: Muon needs whole matrices; set loop.optimizer: adamw")
+        if policy.export == "lora" and isinstance(self.method, ByScores):
+            raise ValueError(
+                "policy.export: lora leaves out what method conditioned adds to the editor; set policy.export: both"
+            )
+        return self
+
 
 def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
-    """Scores and encodes the triplets once, trains, and writes `folder`/model."""
+    """Scores and encodes the triplets once, trains, and writes `folder`/model; in each process of several the same
+    call.
+    """
     settings = read_config(ConditionedRecipe, recipe, "the recipe of task 'conditioned'")
-    folder = Path(folder)
-    editor = _start(settings)
+    accelerator = Accelerator(mixed_precision="no")  # autocast is the loop's
+    processes = Processes()
+    if settings.batch % processes.size:
+        raise ConfigError(f"batch: {settings.batch} for {processes.size} processes; set a multiple of them")
+    with processes.together():
+        _run(settings, Path(folder), resume, processes, accelerator.device)
+    accelerator.end_training()
+
+
+def _run(settings: ConditionedRecipe, folder: Path, resume: bool, processes: Processes, device: torch.device) -> None:
+    refuse_to_overwrite(folder, resume)
+    editor = _start(settings, device, processes)
     family = family_of(editor, settings.time_mean, settings.time_std)
-    data = _data(settings, editor, family, folder)
+    data = _data(settings, editor, family, folder, processes)
     method, dropout = settings.method, Dropout(empty=settings.empty)
     if isinstance(method, ByScores):
         dropout = Dropout(method.dropped, method.no_feedback, settings.empty)
     module = _module(settings, editor, family, data)
     held_out = HeldOut(settings.data.kinds, settings.checked, editor.default_steps)
-    result = fit(
-        module,
-        Draw(data, method.weights(data.overall), family, dropout, settings.batch, settings.seed),
-        loss,
-        settings.loop,
-        folder,
-        resume=resume,
-        parameter_groups=_groups(settings, module),
-        on_log=None if settings.data.file else _watch(settings, data, held_out, folder),
-        title="editor",
-    )
-    module.load_state_dict(result.ema_state or module.state_dict())
-    _export(settings, editor, data, held_out, folder / "model", result)
+    share = processes.share(settings.batch)
+
+    def alone() -> tuple[PipelineEditor, ConditionedTraining]:
+        """The same editor once more, whole in one process."""
+        editor = _start(settings, device)
+        return editor, _module(settings, editor, family_of(editor, settings.time_mean, settings.time_std), data)
+
+    watched = processes.main and settings.data.file is None
+    with training_attention(device):  # in the backward pass too, where checkpointing computes the forward pass again
+        result = fit(
+            module,
+            Draw(data, method.weights(data.overall), family, dropout, settings.batch, settings.seed, share),
+            loss,
+            settings.loop,
+            folder,
+            resume=resume,
+            parameter_groups=_groups(settings, module),
+            on_log=held_out.watching(folder, settings.checked_minutes, alone) if watched else None,
+            title="editor",
+            processes=processes,
+        )
+    trained = {
+        name: whole(tensor, processes.main) for name, tensor in (result.ema_state or module.state_dict()).items()
+    }
+    if not processes.main:
+        return
+    if settings.policy.shard:
+        editor, module = alone()
+    module.load_state_dict(trained)
+    if "model" in settings.policy.exports:
+        _export(settings, editor, data, held_out, folder / "model", result)
+    if "lora" in settings.policy.exports:
+        save_lora(editor, folder / "lora")
 
 
-def _start(settings: ConditionedRecipe) -> PipelineEditor:
-    """The editor to train, with conditions if the method is by scores."""
+def _start(settings: ConditionedRecipe, device: torch.device, processes: Processes | None = None) -> PipelineEditor:
+    """The editor to train, with conditions if the method is by scores; ready for these processes."""
     torch.manual_seed(settings.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     editor = cast(PipelineEditor, load_editor(settings.editor, device=device))
     method, scores = settings.method, settings.data.scores
     if isinstance(editor, Conditioned):
@@ -148,20 +222,26 @@ def _start(settings: ConditionedRecipe) -> PipelineEditor:
         editor.score_guidance = method.guidance
     elif isinstance(method, ByScores):
         editor = conditioned(editor, scores=scores, levels=method.levels, score_guidance=method.guidance)
-    if settings.lora:
-        from peft import LoraConfig
-
-        module: Any = editor.module.requires_grad_(False)
-        module.add_adapter(
-            LoraConfig(r=settings.lora, lora_alpha=2 * settings.lora, target_modules=list(editor.lora_targets))
-        )
-    else:
-        editor.module.requires_grad_(True)
+    ready = None
+    if processes:
+        loop, policy = settings.loop, settings.policy
+        ready = partial(prepare, checkpointing=loop.gradient_checkpointing, sharded=policy.shard, processes=processes)
+    Policies.of(editor, settings.policy, (), ready)
+    if processes and isinstance(editor, Conditioned):
+        processes.same(editor.conditioner.requires_grad_(True))
     return editor
 
 
-def _data(settings: ConditionedRecipe, editor: PipelineEditor, family: Family, folder: Path) -> ScoredTriplets:
-    data = scored_triplets(editor, family, settings.data, settings.cache or folder / "triplets.safetensors")
+def _data(
+    settings: ConditionedRecipe, editor: PipelineEditor, family: Family, folder: Path, processes: Processes
+) -> ScoredTriplets:
+    """Encoded by the first process; the others read its file."""
+    file = settings.cache or folder / "triplets.safetensors"
+    if not processes.main:
+        processes.gather(None)
+        return scored_triplets(editor, family, settings.data, file)
+    data = scored_triplets(editor, family, settings.data, file)
+    processes.gather(None)
     overall = data.overall
     missing = int(overall.isnan().sum())
     print(f"{len(overall):,} triplets, mean overall {float(overall.nanmean()):.3f}; {missing:,} without a score")
@@ -182,14 +262,6 @@ def _groups(settings: ConditionedRecipe, module: ConditionedTraining) -> list[Gr
         return None
     new = Group(list(module.conditioner.parameters()), lr_scale=settings.method.lr_scale)
     return [*default_groups(module.network, settings.loop), new]
-
-
-def _watch(settings: ConditionedRecipe, data: ScoredTriplets, held_out: HeldOut, folder: Path) -> Any:
-    def make() -> tuple[PipelineEditor, ConditionedTraining]:
-        editor = _start(settings)
-        return editor, _module(settings, editor, family_of(editor, settings.time_mean, settings.time_std), data)
-
-    return held_out.watching(folder, settings.checked_minutes, make)
 
 
 def _export(

@@ -56,15 +56,24 @@ class Dropout:
 
 class Draw:
     """Batches by number. `weights` [N] in the order of the data; a triplet of weight 0 is never drawn, and the others
-    are drawn alike, their weights scaled to a mean of 1.
+    are drawn alike, their weights scaled to a mean of 1. `share`: the rows of each batch that are this process's; None
+    for all.
     """
 
     def __init__(
-        self, data: ScoredTriplets, weights: Tensor, family: Family, dropout: Dropout, batch: int, seed: int
+        self,
+        data: ScoredTriplets,
+        weights: Tensor,
+        family: Family,
+        dropout: Dropout,
+        batch: int,
+        seed: int,
+        share: range | None = None,
     ) -> None:
         if not bool((weights > 0).any()):
             raise ConfigError("no triplet has a score, so there is nothing to train on; look at the table's `status`")
         self.data, self.family, self.dropout, self.batch, self.seed = data, family, dropout, batch, seed
+        self.share = slice(share.start, share.stop) if share else slice(None)
         scaled = weights / weights[weights > 0].mean()
         self.weights = scaled.split([len(bucket.overall) for bucket in data.buckets])
         self.rows = [weight.nonzero().flatten() for weight in self.weights]
@@ -79,7 +88,8 @@ class Draw:
         x0 = bucket.target[rows].float()
         t = self.family.levels(self.batch, generator)
         eps = torch.randn(x0.shape, generator=generator)
-        left_out = torch.rand(3, self.batch, generator=generator)
+        left_out = torch.rand(3, self.batch, generator=generator)[:, self.share]
+        rows, x0, t, eps = rows[self.share], x0[self.share], t[self.share], eps[self.share]
         scores = bucket.scores[rows].clone()
         scores[left_out[0] < self.dropout.scores] = torch.nan
         share = self.dropout.empty if self.data.empty else 0.0

@@ -37,7 +37,8 @@ def write_editor(
 
     def write(partial: Path) -> None:
         editor.save(partial, dtype=dtype)
-        held.append(held_out.measure(type(editor).load(partial, device=editor.device)))
+        stored = type(editor).load(partial, device=editor.device)
+        held.append(held_out.measure(stored))
         about = {
             **json.loads((partial / "mmreward.json").read_text()),
             "name": told.name,
@@ -46,7 +47,7 @@ def write_editor(
             "data": told.data,
             "command": told.command,
             "minutes": round(told.seconds / 60, 1),
-            "numbers": held[0].numbers(held_out.steps, held_out.ceiling(editor.pipeline.vae)),
+            "numbers": held[0].numbers(held_out.steps, held_out.ceiling(stored.pipeline.vae)),
         }
         write_card(partial, about, told.summary)
 

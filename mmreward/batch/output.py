@@ -10,7 +10,7 @@ finished one, or one of another call, is refused; `--overwrite` starts again. Sc
 there is nothing unfinished. `-` is standard output, as JSONL.
 """
 
-__all__ = ["STANDARD_OUTPUT", "check_output", "input_names", "write_records", "write_rows"]
+__all__ = ["STANDARD_OUTPUT", "check_output", "write_records", "write_rows"]
 
 import math
 import os
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from mmreward.batch.columns import input_names
 from mmreward.batch.run import Scored
 from mmreward.score import Score
 from mmreward.strict_json import dumps
@@ -76,26 +77,6 @@ def write_records(
         sys.stdout.buffer.flush()
     else:
         _put_in_place(path, _as_parquet if path.suffix.lower() == ".parquet" else _as_jsonl, whole, kinds)
-
-
-def input_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
-    """Column of the input -> its name beside `own` columns: its own where that is free, else `input_<name>`, once more
-    where the input has that too.
-
-    >>> input_names(["task", "overall", "input_overall"], ["id", "overall"])
-    {'task': 'task', 'overall': 'input_input_overall', 'input_overall': 'input_overall'}
-    """
-    names = list(names)
-    taken = {*names, *own}
-    result = {}
-    for name in names:
-        free = name
-        if name in set(own):
-            while free in taken:
-                free = f"input_{free}"
-            taken.add(free)
-        result[name] = free
-    return result
 
 
 def _record(scored: Scored, reward: str, dims: Sequence[str]) -> dict[str, Any]:

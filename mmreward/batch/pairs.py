@@ -57,14 +57,14 @@ def read_pairs(path: str | Path, mapping: Mapping[str, str] | None = None) -> Ro
 
 def compare_rows(rows: Iterable[Row], comparer: Comparer, batch_size: int = 32) -> Iterator[Compared]:
     """Each pair with its preference, in order; `batch_size` pairs are handed over at once. A row that could not be read
-    has the status `io_error`. Raises RuntimeError for a comparer that returns another number of preferences.
+    has the status `io_error`. Raises ValueError for a comparer that returns another number of preferences.
     """
     rest = iter(rows)
     while batch := list(islice(rest, batch_size)):
         pairs = [(_edit(row, "first"), _edit(row, "second")) for row in batch if row.error is None]
         preferences = list(comparer.compare(pairs)) if pairs else []
         if len(preferences) != len(pairs):
-            raise RuntimeError(f"{comparer.name} returned {len(preferences)} preferences for {len(pairs)} pairs")
+            raise ValueError(f"{comparer.name} returned {len(preferences)} preferences for {len(pairs)} pairs")
         in_order = iter(preferences)
         for row in batch:
             failed = None if row.error is None else Preference.failed("io_error", row.error)

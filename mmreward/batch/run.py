@@ -10,7 +10,7 @@ from typing import Any
 
 from mmreward.batch.rows import Row
 from mmreward.edit import Edit, ImageError
-from mmreward.reward import Reward
+from mmreward.reward import Reward, scores_of
 from mmreward.score import Score
 
 
@@ -41,18 +41,15 @@ def score_rows(
     candidates of a group (`needs_group`) gets groups whole: a group is a run of consecutive rows with equal
     `Edit.group`, which rows that cannot be opened do not end, and a batch is then longer than `batch_size` where one
     group is. A group that is met again after another is scored as a group of its own, and `warn` is called with how
-    many there were. Raises RuntimeError for a reward that returns another number of scores than it was given edits.
+    many there were. Raises ValueError for a reward that returns another number of scores than it was given edits.
     """
     items = (_Item(row, row.edit() if row.error is None else None) for row in rows)
     for batch in _whole_groups(items, batch_size, warn) if reward.needs_group else _batches(items, batch_size):
         edits = [item.edit for item in batch if item.edit is not None]
-        scores = list(reward.score(edits)) if edits else []
-        if len(scores) != len(edits):
-            raise RuntimeError(f"the reward {reward.name} returned {len(scores)} scores for {len(edits)} edits")
-        in_order = iter(scores)
+        scores = iter(scores_of(reward, edits) if edits else [])
         for item in batch:
             failed = None if item.row.error is None else Score.failed("io_error", item.row.error)
-            yield Scored(replace(item.row, images={}), failed or next(in_order))
+            yield Scored(replace(item.row, images={}), failed or next(scores))
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:

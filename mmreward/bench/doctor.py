@@ -48,7 +48,7 @@ def _part_checks(part: Part) -> Iterator[Check]:
         yield check
         if _answers_nothing(check):
             return  # edits neither
-    yield from reward_checks(part.reward, optional=part.optional)
+    yield from reward_checks(part.reward, member=bool(part.name), optional=part.optional)
 
 
 def _answers_nothing(check: Check) -> bool:

@@ -29,9 +29,10 @@ _INVISIBLE = 0.02
 _HIGH = 0.5
 
 
-def reward_checks(reward: Reward, *, optional: bool = False) -> Iterator[Check]:
-    """The findings, one by one. A reward that is no judge may prefer an untouched image: then that is a warning.
-    `optional`: the reward is a member of a combination that may not apply.
+def reward_checks(reward: Reward, *, member: bool = False, optional: bool = False) -> Iterator[Check]:
+    """The findings, one by one. A reward that is no judge may prefer an untouched image: then that is a warning, and
+    none where it is the `member` of a combination, which has others that read the instruction. `optional`: it may not
+    apply.
     """
     tasks = known_tasks()
     scores = _score(reward, tasks)
@@ -45,9 +46,10 @@ def reward_checks(reward: Reward, *, optional: bool = False) -> Iterator[Check]:
         return
     judged, is_relative = is_judge(reward), reward.needs_group
     served = any(served_backend(part.reward) for part in parts(reward))
-    yield _better("right edits", right, copies, "the untouched source", judged)
-    yield _better("image order", right, exchanged, "the two images exchanged", judged)
-    if not is_relative:  # a win rate says nothing about its level
+    if judged or not member:
+        yield _better("right edits", right, copies, "the untouched source", judged)
+        yield _better("image order", right, exchanged, "the two images exchanged", judged)
+    if not member and not is_relative:  # a win rate says nothing about its level
         yield _untouched(copies)
     yield _invisible(copies, invisible, "warning" if served or is_relative else "failed")
     yield from _masses(scores)

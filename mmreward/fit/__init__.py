@@ -1,1 +1,1 @@
-"""Train your own rewards: the bundled judge and CLIP come from here."""
+"""Train the two bundled rewards of the shapes world: the judge and CLIP come from here. It trains no others."""

@@ -7,14 +7,14 @@ and `instruction`. Rows of one source and instruction make a group. What the ora
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmreward.edit import open_image
+from mmreward.batch import read_rows
+from mmreward.edit import Edit, ImageError, ImageName
 from mmreward.fit.judge_data import Group
 from mmreward.shapes import LanguageError, parse, read, truth
 from mmreward.shapes.language import apply
@@ -39,35 +39,38 @@ def read_outputs(place: Path) -> Outputs:
         raise ConfigError(
             f"extra: {place} is neither a JSONL file nor a folder that holds one; `mmreward edit` writes them"
         )
-    gathered: dict[tuple[Path, str], list[Path]] = {}
-    for file in files:
-        for source, instruction, edited in _rows(file):
-            gathered.setdefault((source, instruction), []).append(edited)
-    groups, total, lost = [], 0, 0
-    for (source, instruction), results in gathered.items():
-        found = _group(source, instruction, results)
-        total += len(results)
-        lost += len(results) - (len(found.images) if found else 0)
-        groups += [found] if found else []
+    gathered: dict[str, list[Edit]] = {}
+    total = 0
+    for edit in (edit for file in files for edit in _edits(file)):
+        total += 1
+        if edit is not None and _opens(edit):
+            gathered.setdefault(edit.group, []).append(edit)
+    groups = [group for group in map(_group, gathered.values()) if group is not None]
+    lost = total - sum(len(group.images) for group in groups)
     if not groups:
         raise ConfigError(f"extra: none of the {total} edits in {place} shows a scene of the shapes world")
     return Outputs(groups, total, lost)
 
 
-def _rows(file: Path) -> Iterator[tuple[Path, str, Path]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            source, instruction, edited = row["source"], row["instruction"], row["edited"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file}, line {number}: needs source, instruction and edited ({error!r})") from None
-        yield file.parent / source, instruction, file.parent / edited
+def _edits(file: Path) -> list[Edit | None]:
+    """The edits of a file, None for a row that is none."""
+    try:
+        return [None if row.error else row.edit() for row in read_rows(file)]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"extra: {error}") from None
 
 
-def _group(source: Path, instruction: str, edited: list[Path]) -> Group | None:
-    pixels = np.stack([_pixels(path) for path in (source, *edited)])
+def _opens(edit: Edit) -> bool:
+    try:
+        edit.image("source"), edit.image("edited")
+    except ImageError:
+        return False
+    return True
+
+
+def _group(edits: Sequence[Edit]) -> Group | None:
+    instruction = edits[0].instruction
+    pixels = np.stack([_pixels(edits[0], "source"), *(_pixels(edit, "edited") for edit in edits)])
     first, *rest = read(pixels)
     if first.scene is None:
         return None
@@ -91,6 +94,6 @@ def _group(source: Path, instruction: str, edited: list[Path]) -> Group | None:
     )
 
 
-def _pixels(path: Path) -> np.ndarray:
-    image = open_image(path)
+def _pixels(edit: Edit, name: ImageName) -> np.ndarray:
+    image = edit.image(name)
     return np.asarray(image if image.size == (64, 64) else image.resize((64, 64)))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmreward.fit.card import history
 from mmreward.fit.judge_asks import frame_of
 from mmreward.fit.judge_check import hard_pairs, order, spearman
 from mmreward.fit.judge_data import Batches, Group, world_group
@@ -103,15 +104,13 @@ def _card(
     if config.smeared:
         data += f", {config.smeared:.0%} of the other candidates smeared at random"
     data += "; without the kept-out flaws, instructions and shape-colour pairs"
-    recipe = "tiny-judge-outputs" if config.extra else "tiny-judge"
-    command = f"mmreward train {recipe} --out runs/{recipe}"
     if before:
-        data, command = f"{before['data']}; then {data}", f"{before['command']}; {command}"
+        data = f"{before['data']}; then {data}"
     minutes = seconds / 60 + float(before.get("minutes", 0))
     measured = {f"validation_{name}": value for name, value in numbers.items()}
     ways = {"checklist": config.checklist, "pairwise": config.pairwise}
     asked = {"expected": config.questions, **{way: name for way, name in ways.items() if name}}
-    return about(config.name, asked, data, command, minutes, measured)
+    return about(config.name, asked, data, history(config, before), minutes, measured)
 
 
 def parameter_groups(trainer: JudgeTrainer, config: LoopConfig) -> list[Parameters]:

@@ -18,7 +18,7 @@ from mmreward.judge.backends.backend import Backend
 from mmreward.judge.way import Group, PairWay, Way
 from mmreward.judge.ways.schedule import image_digest
 from mmreward.preference import Pair, Preference
-from mmreward.reward import Reward, unknown
+from mmreward.reward import Reward, failure_of, unknown
 from mmreward.score import Failure, Score
 
 if TYPE_CHECKING:
@@ -92,19 +92,38 @@ class JudgeReward(Reward):
 
     def score(self, edits: Sequence[Edit]) -> list[Score]:
         scores: dict[int, Score] = {}
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        run, name = 0, ""
+        groups: dict[tuple[str, str], list[int]] = {}
         for index, edit in enumerate(edits):
             if failure := self._check(edit):
                 scores[index] = Score.failed(failure.status, failure.error)
-                continue
-            if self.needs_group and edit.group != name:  # a group that comes again later is another one
-                run, name = run + 1, edit.group
-            groups.setdefault((run, edit.group, edit.criteria or ""), []).append(index)
-        asked = [_group([edits[i] for i in members]) for members in groups.values()]
-        for members, results in zip(groups.values(), self.way.score(asked, self.backend), strict=True):
+            else:
+                groups.setdefault((edit.group, edit.criteria or ""), []).append(index)
+        judged = self._judged([_group([edits[i] for i in members]) for members in groups.values()])
+        for members, results in zip(groups.values(), judged, strict=True):
             scores |= zip(members, results, strict=True)
         return [self._with_provenance(scores[i], source=edit, edited=edit) for i, edit in enumerate(edits)]
+
+    def _judged(self, groups: Sequence[Group]) -> list[list[Score]]:
+        """One list of scores per group. Where a library raises, each group is judged alone, and then each edit that may
+        be: what one row does to it must not cost the others.
+        """
+        try:
+            return self.way.score(groups, self.backend)
+        except Exception as error:
+            failure = failure_of(error)
+        if len(groups) > 1:
+            return [self._judged([group])[0] for group in groups]
+        (group,) = groups
+        if len(group.edited) > 1 and not self.needs_group:
+            return [[self._judged([replace(group, edited=(image,))])[0][0] for image in group.edited]]
+        return [[Score.failed(failure.status, failure.error)] * len(group.edited)]
+
+    def applies(self, edit: Edit) -> Failure | None:
+        """It applies where there is an instruction and the source lies in the judge's domain."""
+        if not edit.instruction.strip():
+            return Failure("not_applicable", "the instruction is empty")
+        outside = check(self._domain, edit)
+        return Failure("not_applicable", outside) if outside else None
 
     def _with_provenance(self, result: Result, **shown: Edit) -> Result:
         """`shown` names the images of a row and the edits that hold them."""
@@ -127,15 +146,12 @@ class JudgeReward(Reward):
 
     def _check(self, edit: Edit) -> Failure | None:
         """Why this row cannot be judged, whatever is asked."""
-        if not edit.instruction.strip():
-            return Failure("not_applicable", "the instruction is empty")
         try:
+            if failure := self.applies(edit):
+                return failure
             images = {"source": edit.image("source"), "edited": edit.image("edited")}
-            outside = check(self._domain, edit)
         except ImageError as error:
             return Failure(error.status, error.message)
-        if outside:
-            return Failure("not_applicable", outside)
         if misfit := getattr(self.backend, "misfit", None):
             for name, image in images.items():
                 if failure := misfit(*image.size):

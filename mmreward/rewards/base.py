@@ -13,20 +13,19 @@ scores back in order with provenance. A row that fails changes nothing for the o
 rows is measured alone.
 """
 
-__all__ = ["Pointwise", "failure_of", "outside"]
+__all__ = ["Pointwise", "outside"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from mmreward.domain import ANY, check
-from mmreward.edit import Edit, ImageError, ImageName
-from mmreward.reward import Reward, one_per_edit
+from mmreward.edit import Edit, ImageName
+from mmreward.reward import Reward, failure_of, one_per_edit
 from mmreward.score import Failure, Score
 
 _MOST_PIXELS = 2**27
 """A batch is measured early once so many pixels have been opened for it (400 MB as RGB), however few edits that is."""
-_LONGEST_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -120,14 +119,3 @@ def outside(domain: str, edit: Edit) -> Failure | None:
     """`not_applicable` for an edit whose source lies outside of the domain. Raises ImageError."""
     reason = check(domain, edit)
     return Failure("not_applicable", reason) if reason else None
-
-
-def failure_of(error: Exception) -> Failure:
-    """What an exception means for the row that raised it: an image that cannot be opened has its own status; all else
-    is a fault of machine or software, never a row to which the reward does not apply.
-    """
-    if isinstance(error, ImageError):
-        return Failure(error.status, error.message)
-    words = " ".join(str(error).split())[:_LONGEST_ERROR]
-    kind = type(error).__name__
-    return Failure("error", f"{kind}: {words}" if words else kind)

@@ -20,7 +20,7 @@ with known labels (1,000 tasks, seeds 31 and 32), `overall` from pixels was off 
     6.4 % of 738 with blocks, mostly a dotted background that is taken for a plain one
     1.4 % of 866 with another flaw and an artefact besides
 
-and then by .2 on average and .76 at most; all others agree to 1e-9.
+and then by .2 on average and .76 at most.
 """
 
 from __future__ import annotations

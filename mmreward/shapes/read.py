@@ -34,7 +34,7 @@ from mmreward.shapes.scene import BACKGROUND_COLOURS, BACKGROUND_KINDS, COLOURS,
 __all__ = ["READING", "Reading", "place_slices", "read", "residual"]
 
 READING = 2
-"""How scenes are read, for the provenance of the oracle. 1 read none twice, and misread one in three blurred ones."""
+"""How scenes are read, for the provenance of the oracle; 1 read no image again and misread a third of the blurred."""
 
 _SIZE = 64
 _SMOOTH = 2

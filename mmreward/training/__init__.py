@@ -11,6 +11,7 @@ __all__ = [
     "LoopConfig",
     "Loss",
     "Progress",
+    "Together",
     "TrainingError",
     "check_weights",
     "fit",
@@ -34,3 +35,4 @@ from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress, read_log
 from mmreward.training.loop import FitResult, Interrupted, Loss, fit
 from mmreward.training.optim import Group, TrainingError
+from mmreward.training.together import Together

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from mmreward.training.compiled import COMPILING, compile_in_place
 from mmreward.training.config import LoopConfig
 from mmreward.training.log import JsonlLog, Progress
 from mmreward.training.optim import Ema, Group, Optimizers, TrainingError, default_groups, lr_factor
+from mmreward.training.sharded import like, whole
 from mmreward.training.stop import stop_signal
+from mmreward.training.together import Alone, Together, average_gradients, clip_gradients
 
 _MAX_SKIPPED_IN_A_ROW = 20
 
@@ -85,6 +88,13 @@ def autocast(device: torch.device, kind: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=kind == "bf16")
 
 
+def _means(numbers: Sequence[dict[str, float]]) -> dict[str, float]:
+    """By name, over the processes that gave one."""
+    names = dict.fromkeys(name for each in numbers for name in each)
+    values = {name: [float(each[name]) for each in numbers if name in each] for name in names}
+    return {name: sum(some) / len(some) for name, some in values.items()}
+
+
 def fit(
     module: nn.Module,
     batch_at: Callable[[int], Any],
@@ -96,15 +106,20 @@ def fit(
     parameter_groups: Sequence[Group] | None = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
     title: str = "training",
+    processes: Together | None = None,
 ) -> FitResult:
     """Train `module` in place. Checkpoints and ``log.jsonl`` go to `folder`; a checkpoint there is continued when
     `resume` is true.
+
+    With several `processes`, each calls this with the same module, and `batch_at` gives it its share of the batch: all
+    shares have one size, and losses and gradients are their means. The first process writes, logs and calls `on_log`.
 
     Raises `Interrupted` after Ctrl-C (a checkpoint is written first), KeyboardInterrupt where there is nothing to save
     (in the first step, or at the second Ctrl-C), `TrainingError` when the loss stays non-finite
     or when `folder` holds a checkpoint and `resume` is false. `on_log` gets each log entry.
     """
     folder = Path(folder)
+    processes = processes or Alone()
     refuse_to_overwrite(folder, resume)
     device = next(module.parameters()).device
     optimizers = Optimizers(parameter_groups or default_groups(module, config), config)
@@ -114,11 +129,13 @@ def fit(
 
     found = load_checkpoint(folder)
     if found:
-        check_weights(module.state_dict(), found.tensors["weights"], found.path)
-        module.load_state_dict(found.tensors["weights"])
+        current = module.state_dict()
+        check_weights(current, found.tensors["weights"], found.path)
+        module.load_state_dict({name: like(value, current[name]) for name, value in found.tensors["weights"].items()})
         optimizers.unpack(found.tensors, found.state["optimizers"])
         if ema:
-            ema.values = move(found.tensors["ema"], device)
+            averages = move(found.tensors["ema"], device)
+            ema.values = {name: like(averages[name], value) for name, value in ema.values.items()}
         restore_random_state(found.tensors["random"], found.state["random"])
         step = saved_step = found.step
         seconds, skipped = found.state["seconds"], found.state["skipped"]
@@ -129,32 +146,33 @@ def fit(
             return
         tensors, state = optimizers.pack()
         random_tensors, random_values = random_state()
+        spread = {"weights": module.state_dict(), **tensors, **({"ema": ema.values} if ema else {})}
         tables = {
-            "weights": module.state_dict(),
-            "random": random_tensors,
-            **tensors,
-            **({"ema": ema.values} if ema else {}),
+            name: {key: whole(tensor, processes.main) for key, tensor in table.items()}
+            for name, table in spread.items()
         }
-        save_checkpoint(
-            folder,
-            step,
-            tables,
-            {
-                "optimizers": state,
-                "random": random_values,
-                "seconds": seconds,
-                "skipped": skipped,
-                "sums": sums,
-                "counted": counted,
-                "config": config.model_dump(),
-            },
-        )
+        if processes.main:
+            save_checkpoint(
+                folder,
+                step,
+                {**tables, "random": random_tensors},
+                {
+                    "optimizers": state,
+                    "random": random_values,
+                    "seconds": seconds,
+                    "skipped": skipped,
+                    "sums": sums,
+                    "counted": counted,
+                    "config": config.model_dump(),
+                },
+            )
+        processes.gather(None)  # a slow disk must not use up the time-out of the others' next collective operation
         saved_step = step
 
     def fraction_done() -> float:
         return seconds / (60 * config.minutes) if config.minutes else step / (config.steps or 1)
 
-    log = JsonlLog(folder / "log.jsonl", found.step if found else None)
+    log = JsonlLog(folder / "log.jsonl", found.step if found else None) if processes.main else None
     sums: dict[str, float] = found.state["sums"] if found else {}
     counted = found.state["counted"] if found else 0
     clock = time.monotonic()
@@ -163,8 +181,12 @@ def fit(
     first = step
     compiles = config.compile and compile_in_place(module)
     try:
-        with stop_signal() as stop, Progress(title) as progress, ThreadPoolExecutor(1, "batch") as background:
-            if compiles:
+        with (
+            stop_signal() as stop,
+            Progress(title) if processes.main else nullcontext() as progress,
+            ThreadPoolExecutor(1, "batch") as background,
+        ):
+            if compiles and progress:
                 progress.update(min(fraction_done(), 1.0), seconds, COMPILING)
             following = background.submit(batch_at, step) if fraction_done() < 1 else None
             while following is not None:
@@ -174,18 +196,16 @@ def fit(
                     with autocast(device, config.autocast):
                         result = loss(module, batch)
                     result.total.backward()
-                norm = float(torch.nn.utils.clip_grad_norm_(optimizers.parameters(), config.clip_norm))
-                if math.isfinite(norm) and bool(torch.isfinite(result.total)):
+                numbers = _means(processes.gather({"loss": float(result.total.detach()), **result.parts}))
+                average_gradients(optimizers.parameters(), processes)
+                norm = clip_gradients(optimizers.parameters(), config.clip_norm)
+                if math.isfinite(norm) and math.isfinite(numbers["loss"]):
                     optimizers.step(lr_factor(config, step, fraction_done()))
                     if ema:
                         ema.update(module, step)
                     skipped_in_a_row = 0
-                    for name, value in {
-                        "loss": float(result.total.detach()),
-                        "grad_norm": norm,
-                        **result.parts,
-                    }.items():
-                        sums[name] = sums.get(name, 0.0) + float(value)
+                    for name, value in {**numbers, "grad_norm": norm}.items():
+                        sums[name] = sums.get(name, 0.0) + value
                     counted += 1
                 else:
                     optimizers.zero_grad()
@@ -198,7 +218,10 @@ def fit(
                         )
                 step += 1
                 now = time.monotonic()
-                seconds, clock = seconds + now - clock, now
+                save_due = now - saved_at > 60 * config.save_minutes
+                said = processes.gather([seconds + now - clock, save_due, stop.is_set()])
+                seconds, save_due, stopping = said[0][0], said[0][1], any(wish for _, _, wish in said)
+                clock = now
                 if step % config.log_every == 0 or fraction_done() >= 1:
                     entry: dict[str, Any] = {
                         "step": step,
@@ -206,24 +229,26 @@ def fit(
                         "skipped": skipped,
                         **{name: value / max(counted, 1) for name, value in sums.items()},
                     }
-                    log.write(entry)
-                    text = f"step {step}  loss {entry.get('loss', math.nan):.4f}"
-                    progress.update(min(fraction_done(), 1.0), seconds, text)
                     sums, counted, shown_at = {}, 0, seconds
-                    if on_log:
-                        on_log(entry)
-                elif seconds - shown_at > 5:
+                    if log and progress:
+                        log.write(entry)
+                        text = f"step {step}  loss {entry.get('loss', math.nan):.4f}"
+                        progress.update(min(fraction_done(), 1.0), seconds, text)
+                        if on_log:
+                            on_log(entry)
+                elif progress and seconds - shown_at > 5:
                     progress.update(min(fraction_done(), 1.0), seconds, f"step {step}")
                     shown_at = seconds
-                if stop.is_set():
+                if stopping:
                     save()
                     raise Interrupted(folder, step)
                 if fraction_done() >= 1:
                     break
-                if now - saved_at > 60 * config.save_minutes:
+                if save_due:
                     save()
                     saved_at = time.monotonic()
             save()
     finally:
-        log.close()
+        if log:
+            log.close()
     return FitResult(step, seconds, ema.state_dict(module) if ema else None)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmreward.training.checkpoint import pack_optimizer, unpack_optimizer
 from mmreward.training.config import LoopConfig
+from mmreward.training.sharded import in_parts
 
 
 class TrainingError(RuntimeError):
@@ -116,9 +117,11 @@ class Ema:
     def update(self, module: nn.Module, step: int) -> None:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         current = dict(module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.values.values()), [current[name].detach().float() for name in self.values], weight
-        )
+        for parts in (False, True):  # which no operation takes together
+            names = [name for name, value in self.values.items() if in_parts(value) == parts]
+            if names:
+                now = [current[name].detach().float() for name in names]
+                torch._foreach_lerp_([self.values[name] for name in names], now, weight)
 
     def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's full state dict with the averages in place of the trainable parameters."""

@@ -6,7 +6,7 @@ functions, and in the same order.
 
 from __future__ import annotations
 
-__all__ = ["like", "whole"]
+__all__ = ["in_parts", "like", "whole"]
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 def whole(tensor: Tensor, keep: bool = True) -> Tensor:
     """`tensor`; of one that is spread over processes all parts, on the CPU, or nothing where `keep` is false."""
-    if not _in_parts(tensor):
+    if not in_parts(tensor):
         return tensor
     full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return full.cpu() if keep else full.new_empty(0, device="cpu")
@@ -23,7 +23,7 @@ def whole(tensor: Tensor, keep: bool = True) -> Tensor:
 
 def like(tensor: Tensor, example: Tensor) -> Tensor:
     """`tensor`, spread over the processes as `example` is where their shapes agree."""
-    if not _in_parts(example) or _in_parts(tensor) or tensor.shape != example.shape:
+    if not in_parts(example) or in_parts(tensor) or tensor.shape != example.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -31,6 +31,6 @@ def like(tensor: Tensor, example: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(example.device), parts.device_mesh, parts.placements, src_data_rank=None)
 
 
-def _in_parts(tensor: Tensor) -> bool:
-    """Asked without the import of `DTensor`, which takes a second."""
+def in_parts(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it (asked without the import of `DTensor`, which takes a second)."""
     return hasattr(tensor, "full_tensor")

@@ -99,8 +99,8 @@ def of_text(text: str, where: str) -> Iterator[Printed]:
 
 
 def parts_of(line: str) -> list[str]:
-    """The commands of a line, without its comment."""
-    line = re.split(r"\s#(?=\s|$)", line)[0]
+    """The commands of a line, without its comment and redirections."""
+    line = re.sub(r" (?:<|>>?|2>) ?[\w./-]+", "", re.split(r"\s#(?=\s|$)", line)[0])
     return [part.strip() for part in re.split(r" (?:&&|\|\|?|then) |;", line) if part.strip()]
 
 
@@ -193,6 +193,7 @@ def test_a_wrong_command_is_found(source, why):
     [
         ("see `mmreward filter --all`, or `mmreward --help`", ["filter --all", "--help"]),
         ("```bash\npip install x && mmreward quickstart   # all of it\n```", ["quickstart"]),
+        ("mmreward score - --out - < a.jsonl > b.jsonl | head", ["score - --out -"]),
         ("#   mmreward train a \\\n#       --out b", ["train a --out b"]),
         ("a bug in mmreward, and mmreward was here", []),
         (

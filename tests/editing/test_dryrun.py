@@ -103,17 +103,17 @@ def test_a_reward_that_is_elsewhere_leaves_the_time_of_the_editor(folder, tmp_pa
 
 
 def test_compiling_is_taken_into_account(monkeypatch):
-    """Seconds of half an iteration are doubled, and divided by what compiling makes of them."""
+    """Seconds of a quarter of an iteration are multiplied, and divided by what compiling makes of them."""
     timed = {"sample": 2.0, "decode": 1.0, "update": 3.0}
     monkeypatch.setattr(dryrun_iteration, "_timed", lambda small, reward, device, iteration: timed)
     monkeypatch.setattr(dryrun_iteration, "lacking", lambda: None)
-    half = recipe(rollout={"groups": 16, "members": 8}, loop={"steps": 2, "lr": 1e-4, "updates": 1})
-    compiled = half.model_copy(update={"loop": half.loop.model_copy(update={"compile": True})})
+    whole = recipe(rollout={"groups": 16, "members": 8}, loop={"steps": 2, "lr": 1e-4, "updates": 1})
+    compiled = whole.model_copy(update={"loop": whole.loop.model_copy(update={"compile": True})})
     seconds = dryrun_iteration.seconds_of_parts
     cpu, given = torch.device("cpu"), load_reward("pixels")
-    assert seconds(half, given, cpu, 1.0) == {"sample": 4.0, "decode": 2.0, "update": 6.0}
-    assert seconds(compiled, given, cpu, 1.0) == pytest.approx({"sample": 4 / 1.9, "decode": 2.0, "update": 6 / 1.3})
-    assert seconds(half, given, cpu, 1e4) is None  # one group would take minutes
+    assert seconds(whole, given, cpu, 1.0) == {"sample": 8.0, "decode": 4.0, "update": 12.0}
+    assert seconds(compiled, given, cpu, 1.0) == pytest.approx({"sample": 8 / 1.9, "decode": 4.0, "update": 12 / 1.3})
+    assert seconds(whole, given, cpu, 1e4) is None  # one group would take minutes
 
 
 def test_predictions_of_a_shared_start_are_counted():

@@ -258,6 +258,15 @@ def test_a_hub_that_does_not_answer_is_said_in_one_sentence(monkeypatch):
     assert time.monotonic() - began < 5
 
 
+def test_what_lies_in_the_cache_asks_no_hub(monkeypatch):
+    import huggingface_hub.utils
+
+    from editing.editors.hub import offline_first
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: pytest.fail("the hub was asked"))
+    assert offline_first("some/editor", lambda local: local) is True
+
+
 def test_pixels_that_are_not_finite_are_no_image():
     pixels = torch.rand(4, 3, 8, 8) * 2 - 1
     pixels[1, 0, 0, 0], pixels[2, 2, 7, 7] = torch.nan, torch.inf

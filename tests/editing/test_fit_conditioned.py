@@ -2,12 +2,18 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from editing.editors import editor_options, load_editor
 from editing.editors.conditioned import Conditioned, conditioned
@@ -18,7 +24,7 @@ from editing.fit import conditioned as recipe_of
 from editing.fit.conditioned_data import TripletConfig, scored_triplets
 from editing.fit.conditioned_family import family_of
 from editing.fit.conditioned_training import ConditionedTraining, Draw, Dropout, loss, worst_scores
-from mmreward.training import ConfigError, read_config
+from mmreward.training import ConfigError, load_checkpoint, read_config, read_log
 
 NAMES = ("instruction_following", "preservation", "quality")
 LOOP = {"steps": 2, "lr": 1e-2, "warmup": 0, "log_every": 1, "ema": 0.5, "autocast": "no"}
@@ -186,7 +192,8 @@ def test_conditioned_editor_can_be_trained_on(runs, tmp_path):
     start = str(folder / "conditioned" / "model")
     with pytest.raises(ConfigError, match="is conditioned on instruction_following, .* already"):
         recipe_of.run({**recipe, "editor": start, "method": {"name": "weighted"}}, tmp_path, resume=False)
-    changes = {"editor": start, "method": {"name": "conditioned", "guidance": 2.0}, "lora": 2}
+    changes = {"editor": start, "method": {"name": "conditioned", "guidance": 2.0}}
+    changes["policy"] = {"weights": "lora", "rank": 2, "alpha": 4}
     recipe_of.run({**recipe, **changes}, tmp_path, resume=False)
     assert load_editor(str(tmp_path / "model")).score_guidance == 2.0
 
@@ -234,3 +241,92 @@ def test_a_scored_row_without_its_image_is_refused(random_editor, table, tmp_pat
     broken.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ConfigError, match="row 1: quality should be a number from 0 to 1 or empty, got 7"):
         scored_triplets(random_editor, family, TripletConfig(file=broken), tmp_path / "t")
+
+
+@pytest.mark.parametrize("policy", [{"weights": "full"}, {"weights": "lora", "rank": 2, "alpha": 4}])
+def test_what_is_trained_of_a_bfloat16_editor_is_float32(runs, policy, tmp_path):
+    """Steps of 1e-6 are lost in bfloat16, whose neighbours of 1 lie 4e-3 apart."""
+    _, recipe = runs
+    changes = {"editor": recipe["editor"] + "?dtype=bfloat16", "method": {"name": "weighted"}, "policy": policy}
+    loop = {**LOOP, "lr": 1e-6, "autocast": "bf16", "gradient_checkpointing": True}
+    recipe_of.run({**recipe, **changes, "loop": loop}, tmp_path, resume=False)
+    found = load_checkpoint(tmp_path).tensors
+    average = found["ema"]
+    assert average and {found["weights"][name].dtype for name in average} == {torch.float32}
+    moved = [float((found["weights"][name] - value).abs().max()) for name, value in average.items()]
+    assert max(moved) < 1e-5 and sum(step > 0 for step in moved) > len(moved) / 2
+    assert (tmp_path / "lora").exists() == (policy["weights"] == "lora")
+
+
+def test_older_and_foreign_settings_are_refused_with_what_to_write(runs):
+    _, recipe = runs
+    recipe = {**recipe, "method": {"name": "weighted"}}
+    with pytest.raises(ConfigError, match=r"`lora: 32` is now `policy: \{weights: lora, rank: 32, alpha: 64\}`"):
+        recipe_of.run({**recipe, "lora": 32}, "unused", resume=False)
+    for change, said in [
+        ({"policy": {"ema": 0.5}}, "here the average is loop.ema"),
+        ({"policy": {"shard": True}, "loop": {**LOOP, "optimizer": "muon"}}, "Muon needs whole matrices"),
+        ({"policy": {"export": "lora"}, "method": {"name": "conditioned"}}, "leaves out what method conditioned adds"),
+        ({"policy": {"shard": True}}, "one process has nobody to share the network with"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            recipe_of.run({**recipe, **change}, "unused", resume=False)
+
+
+def test_shares_of_a_batch_are_the_batch(start, table, tmp_path):
+    family, data = _data(start, table, tmp_path)
+    weights = torch.tensor([0.0, 1.0, 3.0, 2.0, 2.0])
+    dropout = Dropout(scores=0.2, feedback=0.5, empty=0.1)
+    whole, first, second = (
+        Draw(data, weights, family, dropout, 6, 3, share)(1) for share in (None, range(2), range(2, 6))
+    )
+    for name in ("x", "t", "wanted", "weights", "scores", "has_source"):
+        joined = torch.cat([getattr(first, name), getattr(second, name)])
+        assert torch.equal(joined.nan_to_num(-1), getattr(whole, name).nan_to_num(-1)), name
+    for name, tensor in whole.condition.tensors.items():
+        assert torch.equal(torch.cat([first.condition.tensors[name], second.condition.tensors[name]]), tensor)
+
+
+@pytest.fixture(scope="module")
+def shared(random_editor, tmp_path_factory):
+    """The folders that `two_conditioned.py` leaves."""
+    folder = tmp_path_factory.mktemp("shared")
+    random_editor.save(folder / "editor")
+    script, root = Path(__file__).with_name("two_conditioned.py"), Path(recipe_of.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(folder / "editor"), str(folder)]
+    process = subprocess.Popen(
+        command, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        printed, _ = process.communicate(timeout=500)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, printed
+    return folder
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["two", "sharded"])
+def test_two_processes_learn_what_one_learns(shared, name):
+    """With the network whole in both, and with its parts dealt out and its activations computed twice."""
+    one, two = (load_checkpoint(shared / run) for run in ("one", name))
+    assert one.step == two.step == 3
+    moments = one.tensors["optimizer_adamw"]
+    assert all(torch.allclose(value, two.tensors["optimizer_adamw"][key], atol=1e-6) for key, value in moments.items())
+    logs = [read_log(shared / run / "log.jsonl") for run in ("one", name)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+    learned = [load_file(shared / run / "lora" / "pytorch_lora_weights.safetensors") for run in ("one", name)]
+    moved = LOOP["lr"] * one.step  # at most; Adam magnifies what rounding makes of a gradient of nearly nothing
+    assert all(torch.allclose(value, learned[1][key], atol=0.01 * moved) for key, value in learned[0].items())
+    assert isinstance(load_editor(str(shared / name / "model")), Conditioned)
+
+
+@pytest.mark.timeout(600)
+def test_processes_stop_together_and_go_on_exactly(shared):
+    assert (shared / "stopped-0").exists() and (shared / "stopped-1").exists()
+    whole, stopped = (load_checkpoint(shared / run) for run in ("sharded", "stopped"))
+    for table, tensors in whole.tensors.items():
+        assert all(torch.equal(value, stopped.tensors[table][name]) for name, value in tensors.items()), table

@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_and_loses_nothing(random_editor, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         produce(tasks, random_editor, Redness(), SETTINGS, tmp_path / "cut", batch=3, on_task=killed)
     part = tmp_path / "cut" / "edits.jsonl.part"
-    part.write_text(part.read_text() + '{"task": "c", "id": "c/0", "edit')  # killed in the middle of a row
+    part.write_bytes(part.read_bytes() + '{"task": "c", "id": "猫'.encode()[:-1])  # killed in the middle of a letter
     other = Settings("random", members=3, steps=3, seed=0, reward="redness", tasks="three")
     with pytest.raises(ValueError, match=r"unfinished run with other settings \(steps 2, now 3\); .*--overwrite"):
         produce(tasks, random_editor, Redness(), other, tmp_path / "cut")

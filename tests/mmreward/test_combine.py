@@ -185,6 +185,10 @@ def test_a_dimension_that_no_member_measured_here_is_no_factor_of_one(method, fa
     assert score.status == ("not_applicable" if fails else "ok")
     if fails:
         assert "no member measured preservation" in score.error
+    else:
+        assert score.provenance["weights"] == {"overall": {"a": 1.0}}
+    whole = one(method, a=member(0.5, preservation=0.5))
+    assert whole.ok and not {"weights", "left_out"} & set(whole.provenance)
 
 
 def test_a_combination_applies_where_its_members_do():

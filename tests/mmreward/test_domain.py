@@ -1,6 +1,7 @@
 """What lies in a model's domain, and that asking keeps no pixels."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,3 +67,19 @@ def test_no_pixels_are_kept(readings):
     kept = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert kept < 400_000
+
+
+@pytest.mark.parametrize(
+    ("known_for", "asked", "said", "status"),
+    [("shapes", None, "shapes", "not_applicable"), ("shapes", "shapes", "shapes", "not_applicable"),
+     ("shapes", "any", "ignored", "ok"), ("any", None, "any", "ok"), ("any", "shapes", "shapes", "not_applicable")],
+)  # fmt: skip
+def test_provenance_says_what_is_enforced(known_for, asked, said, status):
+    """On a source that is not of the shapes world; also where the caller asks for a domain that the model has not."""
+    from mmreward.rewards.clip import ClipReward
+    from mmreward.rewards.clip_model import open_model
+
+    model = open_model("tiny", "cpu")
+    reward = ClipReward(replace(model, about=model.about | {"domain": known_for}), domain=asked)
+    (score,) = reward.score([Edit("make it blue", noise((64, 64)), noise((64, 64), 1))])
+    assert (score.provenance["domain"], score.status) == (said, status)

@@ -1,6 +1,7 @@
-"""How far a judge's differentiable score is from its score: on edits of the shapes world, in `overall`.
+"""How far a reward's differentiable score is from its score: on edits of the shapes world, in `overall`.
 
     python tests/speed/tensor_gap.py --tasks 64 --candidates 4
+    python tests/speed/tensor_gap.py --reward clip:tiny
 
 Two kinds of tensors are compared with the PIL images: with the same 256 levels, and between the levels (as a decoder
 makes them; the PIL image is what saving it would give).
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from mmreward import Edit, load_reward
-from mmreward.judge.reward import JudgeReward
+from mmreward.reward import Differentiable
 from mmreward.shapes import World
 
 SPLIT, SEED = "validation", 17
@@ -28,8 +29,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=4)
     arguments = parser.parse_args()
-    judge = load_reward(arguments.reward)
-    if not isinstance(judge, JudgeReward) or not judge.is_differentiable:
+    reward = load_reward(arguments.reward)
+    if not isinstance(reward, Differentiable) or not reward.is_differentiable:
         parser.error(f"{arguments.reward} takes no tensors")
     world = World(SPLIT, seed=SEED)
     edits = [
@@ -37,19 +38,19 @@ def main() -> None:
         for task in world.tasks(arguments.tasks)
         for one in world.candidates(task, arguments.candidates)
     ]
-    expected = torch.tensor([score.overall for score in judge.score(edits)], dtype=torch.float64)
+    expected = torch.tensor([score.overall for score in reward.score(edits)], dtype=torch.float64)
     print(f"{len(edits)} edits, {SPLIT} split, images 64 x 64; {arguments.reward}, overall")
     print("| tensors | mean difference | largest difference | pairs of one group in another order |")
     print("|---|---|---|---|")
     for name, between in (("256 levels", False), ("between the levels", True)):
-        found = measured(judge, edits, between)
+        found = measured(reward, edits, between)
         gap = (found - expected).abs()
         turned = turned_pairs(found.view(arguments.tasks, -1), expected.view(arguments.tasks, -1))
         print(f"| {name} | {gap.nanmean():.5f} | {gap[gap.isfinite()].max():.5f} | {100 * turned:.2f} % |")
 
 
 @torch.no_grad()
-def measured(judge: JudgeReward, edits: list[Edit], between: bool) -> torch.Tensor:
+def measured(reward: Differentiable, edits: list[Edit], between: bool) -> torch.Tensor:
     """`overall` by the tensor path."""
     generator = torch.Generator().manual_seed(0)
     told = []
@@ -59,7 +60,7 @@ def measured(judge: JudgeReward, edits: list[Edit], between: bool) -> torch.Tens
         if between:
             noise = (torch.rand(edited.shape, generator=generator) - 0.5) / 255
             edited = (edited + noise).clamp(0, 1)
-        told.append(judge.tensor(source, edited, [edit.instruction for edit in some]).double())
+        told.append(reward.tensor(source, edited, [edit.instruction for edit in some]).double())
     return torch.cat(told)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 
 import pyarrow as pa
@@ -10,7 +11,10 @@ import pytest
 from PIL import Image
 
 from app.cli import main
+from mmreward import Reward, Score
 from mmreward.batch.judgements import read_pair_judgements
+from mmreward.batch.pairs import compare_rows, read_pairs
+from mmreward.preference import Preference
 
 
 @pytest.fixture
@@ -82,6 +86,49 @@ def test_a_dimension_in_place_of_the_overall(run, pairs, tmp_path):
     assert (first["p_first"], first["rater"]) == (1, "pixels by preservation")
     code, said = run("compare", pairs, "--reward", "pixels", "--by", "beauty")
     assert code == 2 and "preservation" in said
+
+
+class Parts(Reward):
+    """Dimensions and no one number; redder is better in one, worse in the other."""
+
+    name, dims, has_overall = "parts", ("red", "blue"), False
+
+    def score(self, edits):
+        reds = [edit.image("edited").getpixel((0, 0))[0] / 255 for edit in edits]
+        return [Score(math.nan, {"red": red, "blue": 1 - red}, has_overall=False) for red in reds]
+
+
+def test_a_reward_without_an_overall_needs_a_dimension(run, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.commands.compare.load_reward", lambda spec: Parts())
+    code, said = run("compare", pairs, "--reward", "parts", "--out", "out.jsonl")
+    assert code == 2 and "--by DIMENSION" in said and not (tmp_path / "out.jsonl").exists()
+    for by, expected in {"red": 1, "blue": 0}.items():
+        run("compare", pairs, "--reward", "parts", "--by", by, "--out", "out.jsonl", "--overwrite")
+        assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["p_first"] == expected
+
+
+class Left(Parts):
+    """Compares by itself, and always prefers the first."""
+
+    def compare(self, pairs):
+        return [Preference(0.9, 0.1, consistent=True, rationale="left") for _ in pairs]
+
+
+def test_a_judge_that_compares_needs_no_overall(run, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.commands.compare.load_reward", lambda spec: Left())
+    code, said = run("compare", pairs, "--reward", "left", "--out", "out.jsonl")
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (first["p_first"], first["p_tie"], first["consistent"], first["rationale"]) == (0.9, 0.1, True, "left")
+    assert "both orders agreed in 1 of 1" in said
+
+
+def test_a_comparer_that_miscounts_is_an_error_that_names_it(pairs):
+    class Short(Left):
+        def compare(self, pairs):
+            return []
+
+    with pytest.raises(ValueError, match="parts returned 0 preferences for 1 pairs"):
+        list(compare_rows(read_pairs(pairs), Short()))
 
 
 def test_images_inside_a_table_need_a_table_that_holds_them(run, tmp_path):

@@ -113,7 +113,7 @@ def test_a_reward_without_groups_gets_exact_batches():
 
 @pytest.mark.parametrize("more", [-1, 1])
 def test_another_number_of_scores_is_an_error_that_names_the_reward(more):
-    with pytest.raises(RuntimeError, match=f"the reward constant returned {3 + more} scores for 3 edits"):
+    with pytest.raises(ValueError, match=f"the reward 'constant' returned {3 + more} scores for 3 edits"):
         list(score_rows(candidates(1, 3), Constant(more)))
 
 

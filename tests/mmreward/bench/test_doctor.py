@@ -176,12 +176,6 @@ def test_a_reward_that_fails_everywhere_says_why():
     assert check.status == "failed" and "the disk is gone" in check.advice
 
 
-def test_the_bundled_judge_is_well():
-    found = {check.name: check for check in examine("vlm:tiny")}
-    assert {check.status for check in found.values()} == {"ok"}, found
-    assert "label mass" in found and "batch and single" in found
-
-
 class Careful(Reward):
     """A reward that is well: right edits 1, all else what `other` gives. Each test spoils one thing."""
 
@@ -326,7 +320,8 @@ def test_every_member_of_a_combination_is_examined_and_then_the_whole(judge, tmp
     assert parts["judge"][:3] == ["server", "model", "question"] and "colour order" in parts["judge"]
     assert parts["pixels"][0] == parts[""][0] == "scores" and "bad rows" in parts["pixels"]
     assert len(found) == sum(map(len, parts.values()))
-    assert {check.status for check in found if check.part != "pixels"} == {"ok"}, found
+    assert "right edits" not in parts["pixels"] and "untouched copy" in parts[""]  # of pixels, the whole is asked
+    assert {check.status for check in found} == {"ok"}, found
 
 
 def test_a_member_whose_server_does_not_answer_is_a_finding(tmp_path):
@@ -353,3 +348,10 @@ def test_parameters_that_the_server_refuses_are_said(judge):
     judge.answer = refuses
     found = findings(judge)["parameters"]
     assert found.status == "warning" and found.found == "without temperature"
+
+
+def test_the_bundled_models_and_their_combination_are_well():
+    found = list(examine("recommended"))
+    assert {check.part for check in found} == {"judge", "clip", "pixels", ""}
+    assert {"label mass", "batch and single"} <= {check.name for check in found if check.part == "judge"}
+    assert {check.status for check in found} == {"ok"}, found

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmreward.fit.judge import run
+from mmreward.fit.judge import JudgeRecipe, run
 from mmreward.fit.judge_asks import Ask, compared, frame_of, soft_digits, true_answers
 from mmreward.fit.judge_check import order, spearman
 from mmreward.fit.judge_data import Batches, neighbours, patches, place_residuals, smeared_groups, world_group
@@ -213,6 +213,9 @@ def test_a_run_writes_a_judge_that_loads_and_resumes(tmp_path, capsys):
     card = json.loads((tmp_path / "a" / "model" / "mmreward.json").read_text())
     assert (card["domain"], card["questions"]["expected"]) == ("shapes", "shapes-1")
     assert "validation_pairs" in card["numbers"]
+    assert (card["family"], card["taught_by"]) == ("qwen2.5-vl", "oracle")
+    assert [recipe["loop"]["steps"] for recipe in card["recipes"]] == [whole["loop"]["steps"]]
+    assert card["recipes"][0]["groups"] == whole["groups"] and "command" not in card
     from mmreward import load_reward
 
     assert load_reward(f"vlm:{tmp_path / 'a' / 'model'}").dims[0] == "instruction_following"
@@ -248,6 +251,49 @@ def test_a_run_goes_on_from_weights_with_an_editor_s_outputs(tmp_path, capsys):
     assert "9 edits in 3 groups" in capsys.readouterr().out
     card = json.loads((tmp_path / "second" / "model" / "mmreward.json").read_text())
     assert "outputs of an editor" in card["data"] and "; then " in card["data"]
+    assert [recipe["share"] for recipe in card["recipes"]] == [JudgeRecipe(**RECIPE).share, 1.0]
+
+
+def test_rows_of_outputs_are_read_as_everywhere(tmp_path):
+    """A line separator within an instruction is no new line; what cannot be opened or read is counted."""
+    task = World("train", 9).task(0)
+    Image.fromarray(task.source_image).save(tmp_path / "s.png")
+    Image.fromarray(task.target_image).save(tmp_path / "e.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "n.png")
+    row = {"source": "s.png", "edited": "e.png", "instruction": task.instruction}
+    rows = [
+        row,
+        {**row, "note": "a\u2028b\x85c"},
+        {**row, "edited": "gone.png"},
+        {**row, "edited": None},
+        {**row, "edited": "n.png"},
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "edits.jsonl").write_text(text + "{broken\n", encoding="utf-8")
+    outputs = read_outputs(tmp_path / "edits.jsonl")
+    assert (outputs.edits, outputs.unreadable) == (6, 4)
+    (group,) = outputs.groups
+    assert len(group.images) == 2 and group.instruction == task.instruction
+    (tmp_path / "bad.jsonl").write_text('{"source": "s.png"}\n')
+    with pytest.raises(ConfigError, match="no column"):
+        read_outputs(tmp_path / "bad.jsonl")
+
+
+def test_a_save_that_is_stopped_leaves_the_older_judge(parts, tmp_path, monkeypatch):
+    import mmreward.fit.judge_export as judge_export
+
+    model, processor, *_ = parts
+    card = judge_export.about("x", {"expected": "shapes-1"}, "none", {"command": "none"}, 0.0, {})
+    judge_export.save_judge(model, processor, card, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+
+    def killed(folder, card):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge_export, "write_card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        judge_export.save_judge(model, processor, card, tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
 def test_an_unknown_key_names_the_nearest_and_a_missing_folder_is_named(tmp_path):

@@ -82,6 +82,14 @@ def test_an_array_is_the_same_edit_as_its_image():
     assert (array.group, array.key) == (image.group, image.key)
 
 
+def test_inputs_are_a_list_of_images():
+    edit = Edit("x", PIXELS, PIXELS, inputs=[GREY, PIXELS])
+    assert [image.size for image in edit.input_images()] == [(16, 12)] * 2
+    for single in (PIXELS, channels_first(PIXELS), open_image(PIXELS), "a.png", b"x"):
+        with pytest.raises(TypeError, match="must be a list of images"):
+            Edit("x", PIXELS, PIXELS, inputs=single)
+
+
 def test_arrays_of_numpy_import_no_torch():
     program = (
         "import sys, numpy as np; from mmreward import Edit; "

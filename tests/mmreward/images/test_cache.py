@@ -3,6 +3,7 @@
 import gc
 import io
 import pickle
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,17 +30,19 @@ class Opened:
     """Counts what is decoded, and how many bytes of it are alive."""
 
     def __init__(self):
-        self.count, self.alive, self.peak = 0, weakref.WeakSet(), 0
+        self.count, self.alive, self.peak, self.lock = 0, weakref.WeakSet(), 0, threading.Lock()
 
     def __call__(self, value, name):
-        image = Watched(self.real(value, name))
-        self.count += 1
-        self.alive.add(image)
-        self.peak = max(self.peak, sum(map(image_bytes, self.alive)))
+        image = watched(self.real(value, name))
+        with self.lock:
+            self.count += 1
+            self.alive.add(image)
+            self.peak = max(self.peak, sum(map(image_bytes, self.alive)))
         return image
 
 
-def Watched(image):
+def watched(image):
+    """`image` as an object that sets can hold."""
     copy = type("Watched", (Image.Image,), {"__hash__": object.__hash__, "__eq__": object.__eq__})()
     copy.im, copy._mode, copy._size = image.im, image.mode, image.size
     return copy

@@ -92,17 +92,6 @@ def test_a_mask_or_target_that_no_judge_looks_at_does_not_matter(rows, spec):
         assert judge.compare([tuple(odd[:2])])[0].first == judge.compare([tuple(plain[:2])])[0].first
 
 
-def test_a_group_that_comes_again_later_is_another_one(rows):
-    """So that scores do not depend on where a batch ends."""
-    judge = load_reward("vlm:tiny?domain=any&floor=0&way=pairwise")
-    first, again = [Edit(**row) for row in rows[:2]], [Edit(**row) for row in rows[2:]]
-    between = [Edit(**(row | {"instruction": "make it blue"})) for row in rows[:2]]
-    whole = judge.score([*first, *between, *again])
-    parts = [score for some in (first, between, again) for score in judge.score(some)]
-    assert [score.overall for score in whole] == pytest.approx([score.overall for score in parts], abs=1e-5)
-    assert all(score.raw["comparisons"] == 1 for score in whole)
-
-
 class _Failing:
     """A processor's part for images that another version of the library broke."""
 
@@ -187,3 +176,28 @@ def test_judges_that_compare_need_whole_groups(small):
     for way in ("expected", "rubric", "pairwise", "checklist", "entities"):
         judge = judge_reward(backend, load_way(way, {}), name="x", model="x")
         assert judge.needs_group == (way == "pairwise")
+
+
+def test_a_library_that_raises_costs_only_the_row_that_it_raises_for(rows, monkeypatch):
+    judge = load_reward(SPECS[0])
+    expected = [score.overall for score in judge.score([Edit(**row) for row in rows])]
+    bad = rows[1]["edited"]
+    score_groups = judge.way.score
+
+    def raises(groups, backend):
+        if any(image.tobytes() == bad.tobytes() for group in groups for image in group.edited):
+            raise KeyError("no kernel for this image")
+        return score_groups(groups, backend)
+
+    monkeypatch.setattr(type(judge.way), "score", lambda self, groups, backend: raises(groups, backend))
+    scores = judge.score([Edit(**row) for row in rows])
+    assert scores[1].status == "error" and "KeyError: 'no kernel" in scores[1].error
+    assert [scores[row].overall for row in (0, 2, 3)] == pytest.approx([expected[row] for row in (0, 2, 3)], abs=1e-5)
+
+
+def test_a_judge_says_to_what_it_applies_without_looking_at_the_candidate(rows):
+    judge = load_reward("vlm:tiny")
+    photo = Image.effect_noise((64, 64), 60).convert("RGB")
+    assert judge.applies(Edit(**(rows[0] | {"edited": "/nowhere.png"}))) is None
+    assert judge.applies(Edit(**(rows[0] | {"source": photo}))).status == "not_applicable"
+    assert judge.applies(Edit(**(rows[0] | {"instruction": " "}))).error == "the instruction is empty"

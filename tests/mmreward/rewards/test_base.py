@@ -1,13 +1,17 @@
 """What the base of pointwise rewards promises: order, batches, and faults that stay with their row."""
 
+import weakref
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmreward import Edit
 from mmreward.edit import ImageError
+from mmreward.reward import failure_of
 from mmreward.rewards import base
-from mmreward.rewards.base import Pointwise, failure_of
+from mmreward.rewards.base import Pointwise
 from mmreward.score import Failure, Score
 
 SOURCE = Image.new("RGB", (8, 8))
@@ -65,6 +69,33 @@ def test_a_batch_of_large_images_ends_early(monkeypatch):
     reward = Breakable()
     reward.score([edit(20) for _ in range(5)])  # 64 pixels of the source and 160 of the edit
     assert [len(batch) for batch in reward.batches] == [2, 2, 1]
+
+
+def test_no_more_than_a_batch_is_held():
+    @dataclass(eq=False)
+    class Width:
+        width: int
+
+    class Held(Pointwise):
+        """What `prepare` made is counted while it lives."""
+
+        name, dims, batch = "held", (), 4
+
+        def __init__(self):
+            self.alive, self.most = weakref.WeakSet(), 0
+
+        def prepare(self, edit):
+            row = Width(edit.image("edited").width)
+            self.alive.add(row)
+            self.most = max(self.most, len(self.alive))
+            return row
+
+        def measure(self, rows):
+            return [Score(row.width / 1000) for row in rows]
+
+    reward = Held()
+    assert [score.overall for score in reward.score([edit(width) for width in range(1, 41)])][-1] == 0.04
+    assert reward.most <= 4 and not reward.alive
 
 
 def test_a_measurement_of_the_wrong_length_is_the_rewards_mistake_and_says_so():
