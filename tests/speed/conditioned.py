@@ -28,6 +28,7 @@ from editing.data import TaskConfig, load_tasks
 from editing.editors import load_editor
 from editing.evaluation import Evaluation, compare, evaluate
 from editing.fit.triplets import KINDS
+from editing.precision import Precision
 from mmreward import load_reward
 from mmreward.score import DIMENSIONS
 from mmreward.training.checkpoint import latest_checkpoint
@@ -148,8 +149,8 @@ def asked(model: str, options: argparse.Namespace) -> dict[str, Any]:
 def evaluation(editor: str, split: Literal["test", "validation"], count: int) -> Evaluation:
     tasks = load_tasks(TaskConfig(split=split, kinds=KINDS))
     chosen = [tasks.task(index) for index in range(count)]
-    context = lambda: torch.autocast("cpu", dtype=torch.bfloat16)  # noqa: E731
-    return evaluate(load_editor(editor), chosen, load_reward("oracle"), STEPS, batch=128, context=context)
+    precision = Precision(torch.device("cpu"), "bf16")
+    return evaluate(load_editor(editor), chosen, load_reward("oracle"), STEPS, batch=128, precision=precision)
 
 
 def write(options: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from editing.data import Task, TaskConfig, load_tasks
 from editing.editors import load_editor
 from editing.editors.editor import Editor
 from editing.evaluation import Evaluation, evaluate, sample
+from editing.precision import Precision
 from mmreward import load_reward
 from mmreward.training.checkpoint import latest_checkpoint
 
@@ -232,7 +233,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
 
 
 def how() -> dict[str, Any]:
-    return {"batch": 128, "context": lambda: torch.autocast("cpu", dtype=torch.bfloat16)}
+    return {"batch": 128, "precision": Precision(torch.device("cpu"), "bf16")}
 
 
 def told(found: Evaluation) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def bare(trainer: Trainer, batch: Batch) -> None:
                 editor.predict(x[rows], float(sigmas[step]), condition.select(rows))
         editor.decode(x, condition)
     trainer.roles.reward.score(batch.edits)
-    for share in torch.arange(len(x)).chunk(recipe.loop.updates):
+    for share in torch.arange(len(x)).tensor_split(recipe.loop.updates):
         for part in share.split(recipe.loop.micro_batch):
             for step in batch.trajectory.window:
                 with trainer.precision.forward():
