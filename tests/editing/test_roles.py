@@ -81,9 +81,15 @@ def test_what_reward_and_monitor_share_is_a_warning(tmp_path):
     assert "share their teacher (oracle)" in teacher and first in teacher and second in teacher
     (family,) = kinships(RolesConfig(reward={"members": {"a": first, "b": "pixels"}}, monitor=third))
     assert "share the backbone qwen2.5-vl:" in family
-    for monitor in (silent, broken, "target", "clip:tiny", f"openai:http://a/v1#{QWEN}"):
+    for monitor in (silent, broken, "target", f"openai:http://a/v1#{QWEN}"):
         assert kinships(RolesConfig(reward=first, monitor=monitor)) == []
     assert kinships(RolesConfig(reward="pixels", monitor=second, final=first)) == []  # the final measure may be related
+
+
+def test_the_bundled_judge_and_the_bundled_clip_have_one_teacher():
+    (warning,) = kinships(RolesConfig(reward="vlm:tiny", monitor="clip:tiny"))
+    assert "share their teacher (oracle)" in warning and "monitor: target" in warning
+    assert kinships(RolesConfig(reward="recommended", monitor="target", final="oracle")) == []
 
 
 class Dimensions(Reward):
