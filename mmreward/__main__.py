@@ -9,6 +9,7 @@ __all__ = ["main"]
 
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def main() -> None:
     try:
         _find_own_packages()
         _wait_passively()
+        if not sys.warnoptions:  # what libraries say to those who call them, which is us: the tests fail with it
+            warnings.filterwarnings("ignore", category=FutureWarning)
         from app.cli import main as run
 
         run()

@@ -30,6 +30,7 @@ def compile_in_place(module: nn.Module) -> bool:
     if missing:
         _LOG.warning("loop.compile: %s not found, so training runs uncompiled (slower, otherwise the same)", missing)
         return False
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA compilers without a GPU
     module.compile(dynamic=False)
     return True
 

@@ -87,6 +87,16 @@ def test_threads_wait_passively_unless_the_user_says_how(given, policy, project)
     assert done.stdout.split() == [policy, "False"], done.stderr
 
 
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-W", "default"], True)])
+def test_warnings_to_programmers_are_not_shown_to_people(options, shown):
+    program = (
+        "import warnings, app.cli, mmreward.__main__ as program\n"
+        "app.cli.main = lambda: warnings.warn('goes out of use', FutureWarning)\n"
+        "program.main()\n"
+    )
+    assert ("goes out of use" in run(ROOT, [*options, "-c", program]).stderr) == shown
+
+
 def test_a_reader_that_has_had_enough(project):
     """`mmreward --help | head -1`."""
     reading, writing = os.pipe()
