@@ -100,7 +100,7 @@ def _line(console: Console, text: str, style: str = "") -> None:
 def _each(scored: Sequence[Scored], measures: Sequence[str], width: int) -> Table:
     titles = [_title(name) for name in measures]
     numbers = [max(len(word) for word in title.split()) for title in titles]
-    ids = min(_ID_WIDTH, max(len(one.row.id) for one in scored))
+    ids = min(_ID_WIDTH, max(len("id"), *(len(one.row.id) for one in scored)))
     left = width - ids - sum(numbers) - 3 * (len(numbers) + 2)
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("id", no_wrap=True, overflow="ellipsis", width=ids)
