@@ -235,6 +235,7 @@ def test_an_editor_keeps_its_domain(random_editor, tmp_path):
 def test_libraries_stay_silent(random_editor, tmp_path, capfd):
     from transformers.utils import logging
 
+    logging.enable_progress_bar()  # a command that ran before in this process has switched it off for good
     editor = _trained_lora(random_editor)
     editor.save(tmp_path / "saved")
     load_editor(str(tmp_path / "saved"))

@@ -43,7 +43,7 @@ def test_recipe_is_complete(named):
     assert recipe.data.file and recipe.evaluation.monitor.file and recipe.data.file != recipe.evaluation.monitor.file
     assert recipe.loop.steps and recipe.policy.weights == "lora"
     members = recipe.roles.reward["members"]
-    for spec in (recipe.roles.monitor, members["judge"], members["pixels"]["reward"]):
+    for spec in (recipe.roles.monitor, members["judge"], members["pixels"]):
         assert spec.partition(":")[0] in LOADERS
 
 
