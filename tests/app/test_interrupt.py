@@ -101,4 +101,4 @@ def test_in_an_iteration(tmp_path):
     run.wait_for(lambda: run.steps() >= 2)
     said = run.interrupt()
     assert "Stopped; the checkpoint of step" in said and list(run.out.glob("checkpoint-*"))
-    assert shlex.split(said.splitlines()[-1])[-1] == "--resume"
+    assert shlex.split(said.splitlines()[-1]) == ["mmreward", "train", "--resume", "--out", str(run.out)]
