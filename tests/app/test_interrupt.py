@@ -18,7 +18,13 @@ import pytest
 from mmreward.training import compiled
 
 ROOT = Path(__file__).parent.parent.parent
-PROGRAM = "import mmreward.__main__ as program; print('here', flush=True); program.main()"
+PROGRAM = """
+import mmreward.__main__ as program
+first_step = program._find_own_packages
+program._find_own_packages = lambda: (print("here", flush=True), first_step())
+program.main()
+"""
+"""The command, which says when it has begun: before that, a signal is for Python's own start."""
 CHEAP = ("roles.reward=pixels", "roles.monitor=target", "roles.final=null", "rollout.groups=2", "rollout.members=2")
 SECONDS = 15
 """On a busy machine; a compilation takes ten times as long."""
