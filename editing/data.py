@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field
 
 from mmreward.config import ConfigError
 from mmreward.edit import Edit, ImageError, ImageLike, image_size, open_image
+from mmreward.images.given import is_address
 from mmreward.score import Failure
 
 if TYPE_CHECKING:
@@ -238,5 +239,6 @@ def _wrong(row: "Row") -> str | None:
     for name in ("source", "target", "mask"):
         image = row.images.get(name)
         if isinstance(image, str | Path) and not Path(image).is_file():
-            return f"{name} image {str(image)!r} not found"
+            why = "is an address, and addresses are not fetched" if is_address(str(image)) else "not found"
+            return f"{name} image {str(image)!r} {why}"
     return None

@@ -242,9 +242,9 @@ def _network_config(place: Place, network: str) -> dict[str, Any] | None:
 def _others(folder: Path, network: str) -> dict[str, int | None]:
     """Parameters of the other components, from the headers of their weight files."""
     found: dict[str, int | None] = {}
-    for part in sorted({path.parent for path in folder.glob("*/*.safetensors")}):
+    for part in sorted({path.parent for path in folder.glob("*/[!.]*.safetensors")}):
         if part.name != network and not part.name.startswith("safety"):
-            found[part.name] = sum(_elements(path) for path in part.glob("*.safetensors"))
+            found[part.name] = sum(_elements(path) for path in part.glob("[!.]*.safetensors"))
     return found
 
 

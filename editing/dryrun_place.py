@@ -39,7 +39,7 @@ def find_editor(spec: str) -> Place:
         raise FileNotFoundError(
             f"editor: {folder} has no model_index.json; expected the folder of a diffusers pipeline"
         )
-    weights = [path for path in folder.glob("*/*.safetensors") if not path.parent.name.startswith("safety")]
+    weights = [path for path in folder.glob("*/[!.]*.safetensors") if not path.parent.name.startswith("safety")]
     size = sum(path.stat().st_size for path in weights)
     if not size and _is_named(folder, name):
         raise ConfigError(f"editor: {folder} has no weights (*.safetensors in the folders of its parts)")

@@ -171,7 +171,7 @@ def _judge(spec: str, model: str, options: dict[str, str], own: Sequence[str], c
 
 
 def _weigh(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in folder.glob("[!.]*.safetensors"))
 
 
 def _cached(repository: str) -> str | None:

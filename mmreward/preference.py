@@ -112,9 +112,13 @@ class _ByScores:
 def compare_scores(reward: Reward, pairs: Sequence[Pair], margin: float = 0.0) -> list[Preference]:
     """Preferences by the `overall` of any reward: the higher one wins, and a difference up to `margin` is a tie.
 
-    Raises ValueError for a reward that has no overall, before anything is scored.
+    A reward whose scores depend on the others of a group (`needs_group`) gets each pair as a group of its own, so that
+    a preference is that of its pair. Raises ValueError for a reward that has no overall, before anything is scored.
     """
     _require_overall(reward)
+    if reward.needs_group:
+        scored = [scores_of(reward, pair) for pair in pairs]
+        return [_between(first, second, margin) for first, second in scored]
     edits = list({id(edit): edit for pair in pairs for edit in pair}.values())
     places = {id(edit): place for place, edit in enumerate(edits)}
     scores = scores_of(reward, edits)

@@ -33,6 +33,7 @@ from editing.editors.merge import merged
 from mmreward.atomic import save_atomic
 from mmreward.domain import ANY, DOMAINS
 from mmreward.reward import unknown
+from mmreward.strict_json import dumps
 
 
 class PipelineEditor(ABC):
@@ -198,7 +199,7 @@ class PipelineEditor(ABC):
             pipeline.save_pretrained(folder, safe_serialization=True)
         _forget_paths(folder)
         settings = {"max_area": self.max_area, "steps": self.default_steps, **self._settings()}
-        described = json.dumps({"name": self.name, "domain": self.domain, "editor": settings}, indent=2)
+        described = dumps({"name": self.name, "domain": self.domain, "editor": settings}, indent=2)
         (folder / "mmreward.json").write_text(described + "\n")
 
     @abstractmethod

@@ -2,15 +2,16 @@
 
 __all__ = ["write_card"]
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmreward.strict_json import dumps
+
 
 def write_card(folder: Path, about: Mapping[str, Any], summary: str) -> None:
     """Writes both from one mapping (name, domain, world_version, data, command, minutes, numbers …)."""
-    (folder / "mmreward.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "mmreward.json").write_text(dumps(about, indent=2) + "\n", encoding="utf-8")
     lines = [f"# {about['name']}", "", summary, ""]
     lines += [f"- Valid in: {about['domain']} ({about['world_version']}); it knows no photographs."]
     lines += [f"- Data: {about['data']}."]

@@ -2,7 +2,6 @@
 
 __all__ = ["HeldOut"]
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from editing.editors.editor import Editor
 from editing.fit.success import EditorSuccess, editor_success
 from editing.fit.vae import reconstruction_success
 from mmreward.shapes import World
+from mmreward.strict_json import dumps
 from mmreward.training import Checkpoint, load_checkpoint
 
 
@@ -56,7 +56,7 @@ class HeldOut:
             print(f"step {found.step}: {held}", flush=True)
             row = {"step": found.step, "seconds": found.state["seconds"], "success": held.success}
             with (folder / "held_out.jsonl").open("a") as file:
-                file.write(json.dumps({**row, "overall": held.overall, "by_kind": held.by_kind}) + "\n")
+                file.write(dumps({**row, "overall": held.overall, "by_kind": held.by_kind}) + "\n")
 
         return on_log
 

@@ -9,13 +9,13 @@ The folder given by --out then holds `model`, which `vlm:runs/judge/model` loads
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from mmreward.fit.judge_model import ModelConfig
+from mmreward.strict_json import dumps
 from mmreward.training import LoopConfig, read_config
 
 __all__ = ["JudgeRecipe", "run"]
@@ -58,4 +58,4 @@ def run(recipe: dict[str, Any], folder: Path, resume: bool) -> None:
     from mmreward.fit.judge_run import train
 
     result = train(config, folder, resume)
-    print(json.dumps(result, indent=1))
+    print(dumps(result, indent=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from mmreward.fit.judge_train import JudgeTrainer
 from mmreward.judge.backends.folder import find_model
 from mmreward.judge.question import load_questions
 from mmreward.shapes import World
+from mmreward.strict_json import dumps
 from mmreward.training import Group as Parameters
 from mmreward.training import LoopConfig, fit
 from mmreward.training.loop import autocast
@@ -43,7 +43,7 @@ def train(config: JudgeRecipe, folder: Path, resume: bool) -> dict[str, Any]:
             checked = entry["seconds"]
             numbers = validate(trainer, batches, held, config.loop.autocast)
             with (folder / "validation.jsonl").open("a") as stream:
-                stream.write(json.dumps({"step": entry["step"], "seconds": entry["seconds"], **numbers}) + "\n")
+                stream.write(dumps({"step": entry["step"], "seconds": entry["seconds"], **numbers}) + "\n")
 
     result = fit(
         trainer,

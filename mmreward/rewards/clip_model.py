@@ -91,7 +91,7 @@ def _check_folder(folder: Path) -> Path:
         raise ValueError(f"{folder / _CONFIG} is not an open_clip configuration ({error!r})") from None
     if text.get("hf_tokenizer_name") and not (folder / "tokenizer_config.json").exists():
         raise FileNotFoundError(f"{folder} holds no tokenizer_config.json, and its configuration asks for a tokenizer")
-    found = sorted(path for path in folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("[!.]*.safetensors"))
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not found and pickles:
         raise ValueError(

@@ -89,3 +89,22 @@ def test_a_reward_that_loses_an_edit_is_named():
 
     with pytest.raises(ValueError, match="'by name' returned 1 scores for 2 edits"):
         compare_scores(Forgetful(), [(edit(0.2), edit(0.5))])
+
+
+class Rank(Reward):
+    """Share of the other edits of one call that an edit, by its id, is not below."""
+
+    name, dims, needs_group = "rank", (), True
+
+    def score(self, edits):
+        values = [float(edit.id) for edit in edits]
+        return [Score(sum(v >= other for other in values) / len(values)) for v in values]
+
+
+def test_scores_that_depend_on_the_group_compare_each_pair_alone():
+    """1 against 2 is the same preference whoever else is compared in the same call."""
+    one, two, three = (Edit("x", b"", b"", id=str(number)) for number in (1, 2, 3))
+    (alone,) = compare_scores(Rank(), [(one, two)])
+    among = compare_scores(Rank(), [(one, two), (two, three), (three, one)])
+    assert alone.raw == among[0].raw == {"first": 0.5, "second": 1.0}
+    assert [preference.verdict for preference in among] == ["second", "second", "first"]

@@ -35,7 +35,7 @@ class ModelSource:
 
     def fingerprint(self) -> str:
         """Which weights a folder holds."""
-        return fingerprint(sorted(Path(self.path).glob("*.safetensors")))
+        return fingerprint(sorted(Path(self.path).glob("[!.]*.safetensors")))
 
 
 def find_model(name: str, revision: str | None = None, base: str | None = None) -> ModelSource:
@@ -105,7 +105,7 @@ def _shards(path: Path) -> set[str]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         return set(_json(index).get("weight_map", {}).values())
-    return {file.name for file in path.glob("*.safetensors") if file.name != "adapter_model.safetensors"}
+    return {file.name for file in path.glob("[!.]*.safetensors") if file.name != "adapter_model.safetensors"}
 
 
 def _card(path: Path) -> dict[str, Any]:

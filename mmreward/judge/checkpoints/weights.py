@@ -71,7 +71,7 @@ def find_weights(name: str, revision: str | None = None) -> Weights:
                 f"no file or folder {name!r}; give one, or a hub id such as TIGER-Lab/EditReward-Qwen2.5-VL-7B"
             )
         path = download(name, revision)
-    files = sorted(file for file in path.glob("*.safetensors") if file.name != "adapter_model.safetensors")
+    files = sorted(file for file in path.glob("[!.]*.safetensors") if file.name != "adapter_model.safetensors")
     if not files:
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
         if pickles:
