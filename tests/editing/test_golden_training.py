@@ -26,8 +26,8 @@ ALGORITHMS = {
 }
 NAMES = ("reward", "loss", "grad_norm")
 RELATIVE, ABSOLUTE = 1e-3, 1e-6
-"""Sampling multiplies the rounding of a processor's matrix library; at the first update GRPO's loss is a sum of advantages
-that cancel."""
+"""Sampling multiplies the rounding of a processor's matrix library, and GRPO's first loss is a sum of advantages that
+cancel."""
 
 
 def first_iteration(algorithm: str, folder: Path) -> dict[str, float]:
